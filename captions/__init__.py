@@ -1,0 +1,1 @@
+"""Text: knowledge into prompts, measured features into facts, facts into descriptions. No torch."""

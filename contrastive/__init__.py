@@ -1,0 +1,1 @@
+"""Phase align: wells and prompts in one embedding space."""

@@ -1,0 +1,1 @@
+"""Plates, wells and sites: from raw images to a prepared store. Knows no model."""

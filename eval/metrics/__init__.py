@@ -1,0 +1,1 @@
+"""Metric modules for Hugging Face evaluate, loadable offline from this folder."""

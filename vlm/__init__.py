@@ -1,0 +1,1 @@
+"""The model: a LLaVA with a channel-adaptive vision tower, registered with the Auto classes."""
