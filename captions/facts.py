@@ -1,0 +1,284 @@
+"""Measured features into facts: what changed in a well, by how much, and how sure that is."""
+
+import builtins
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from captions.slots import (
+    FACT_SLOTS,
+    OPPOSITE,
+    REFERENCE_FEATURES,
+    Claim,
+    Slot,
+    feature_slot,
+    feature_vote,
+)
+from data.errors import InputError
+
+__all__ = [
+    "FACT_COLUMNS",
+    "FACT_SLOTS",
+    "MAX_FACTS",
+    "OPPOSITE",
+    "Claim",
+    "Fact",
+    "Slot",
+    "claims_of",
+    "fact_labels",
+    "facts_by_well",
+    "feature_slot",
+    "measure_facts",
+]
+
+MAX_Q_VALUE = 0.05
+MIN_EFFECT = 3.0
+CLEAR_EFFECT = 5.0
+STRONG_EFFECT = 8.0
+CONTROLS_UNCHANGED = 0.95
+"""Share of a plate's controls that have no fact by construction."""
+MIN_CONTROLS = 8
+"""Fewer controls than this on a plate do not give a spread; then z itself is the effect."""
+MAX_FACTS = 6
+"""A description says at most the first six facts of a well."""
+
+_CELL_COUNT = Slot("cells", "", "count")
+_MAD_TO_SD = 1.4826  # of a normal distribution
+_MAD_EFFICIENCY = 0.37  # the share of n with which a standard deviation would be as precise
+
+FACT_COLUMNS = (
+    "Metadata_Plate",
+    "Metadata_Well",
+    "compartment",
+    "channel",
+    "property",
+    "direction",
+    "effect",
+    "q_value",
+    "strength",
+    "feature",
+    "rank",
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One measured change against the controls.
+
+    `effect` is a robust z, `q_value` is corrected over the well's slots, `feature` the strongest
+    CellProfiler feature behind it.
+    """
+
+    compartment: str
+    channel: str
+    property: str
+    direction: str
+    effect: float
+    q_value: float
+    strength: str
+    feature: str
+
+    @builtins.property  # a field has the name `property`
+    def claim(self) -> Claim:
+        """What the fact says, without its evidence."""
+        return Claim(self.compartment, self.channel, self.property, self.direction)
+
+
+def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
+    """Find what changed in each well, compared with the controls of its own plate.
+
+    1. Score of a slot: median over its voting features (`captions.slots.feature_vote`) of
+       sign x z, where z is the profile's value.
+    2. Effect: e = (score - m) / s, m the median and s 1.4826 x the median absolute deviation of
+       the scores of the same plate's negative controls; a control is left out of its own m and s.
+       On a plate with fewer than 8 controls e = score.
+    3. p: two-sided, Student's t of e / sqrt(1 + 1/d) with d = 0.37 n degrees of freedom for n
+       controls (0.37 is the efficiency of the median absolute deviation); normal for few controls.
+       q: Benjamini-Hochberg over the slots of a well.
+    4. A well may have facts when its largest |e| exceeds the 95 % quantile of its plate's controls'
+       largest |e| (real controls have longer tails than a normal distribution, and they alone know
+       how long; after the maxT method of Westfall and Young, 1993).
+    5. A fact of such a well: q < 0.05 and |e| >= 3, and, for size and intensity, the sign of the
+       plain area or mean intensity where it was measured.
+
+    Parameters
+    ----------
+    profiles : DataFrame
+        One row a well: Metadata_Plate, Metadata_Well, Metadata_control_type ("negcon" marks a
+        control) and CellProfiler features as robust z. NaN counts as not measured.
+
+    Returns
+    -------
+    DataFrame
+        `FACT_COLUMNS`, all facts of each well, controls too. Rank 1 is said first: a loss of
+        cells, then by falling |effect|. A well without a fact has no row.
+
+    Raises
+    ------
+    InputError
+        When a column is missing or a feature is not CellProfiler's.
+    """
+    for column in ("Metadata_Plate", "Metadata_Well", "Metadata_control_type"):
+        if column not in profiles:
+            raise InputError(f"profiles: column {column!r} is missing")
+    profiles = profiles.reset_index(drop=True)
+    names = [name for name in map(str, profiles) if not name.startswith("Metadata_")]
+    z = profiles[names].to_numpy(np.float64)
+    z[~np.isfinite(z)] = np.nan
+    aligned = _aligned_by_slot(names, z)
+
+    scores = np.column_stack([_nanmedian(aligned[slot][1]) for slot in FACT_SLOTS])
+    effects, p_values = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
+    unlike_controls = np.zeros((len(scores), 1), bool)
+    is_control = (profiles["Metadata_control_type"] == "negcon").to_numpy()
+    for rows in profiles.groupby("Metadata_Plate", sort=False).indices.values():
+        effects[rows], p_values[rows] = _compare(scores[rows], is_control[rows])
+        largest = np.nan_to_num(np.abs(effects[rows])).max(axis=1)
+        controls = largest[is_control[rows]]
+        enough = len(controls) >= MIN_CONTROLS
+        limit = np.quantile(controls, CONTROLS_UNCHANGED, method="lower") if enough else 0.0
+        unlike_controls[rows, 0] = largest > limit
+    q_values = _benjamini_hochberg(p_values)
+
+    passes = unlike_controls & (q_values < MAX_Q_VALUE) & (np.abs(effects) >= MIN_EFFECT)
+    for slot, reference in REFERENCE_FEATURES.items():
+        if reference in names:
+            i = FACT_SLOTS.index(slot)
+            passes[:, i] &= np.sign(z[:, names.index(reference)]) == np.sign(effects[:, i])
+
+    table = []
+    for well in np.flatnonzero(passes.any(axis=1)).tolist():
+        key = (profiles.at[well, "Metadata_Plate"], profiles.at[well, "Metadata_Well"])
+        changed = sorted(np.flatnonzero(passes[well]).tolist(), key=_saying_order(effects[well]))
+        for rank, i in enumerate(changed, start=1):
+            slot, effect = FACT_SLOTS[i], float(effects[well, i])
+            features, values = aligned[slot]
+            strongest = features[np.nanargmax(np.sign(effect) * values[well])]
+            direction = "increased" if effect > 0 else "decreased"
+            evidence = (effect, float(q_values[well, i]), _strength(effect), strongest)
+            table.append((*key, *slot, direction, *evidence, rank))
+    facts = pd.DataFrame(table, columns=list(FACT_COLUMNS))
+    return facts.astype({"effect": float, "q_value": float, "rank": int})
+
+
+def facts_by_well(facts: pd.DataFrame) -> dict[tuple[str, str], list[Fact]]:
+    """Group a facts table by (plate, well), each well's facts by rank.
+
+    Wells without a fact are not in the result: use `.get(key, [])`. What a description says are
+    the first `MAX_FACTS` of a well's list.
+    """
+    wells: dict[tuple[str, str], list[Fact]] = {}
+    for _, row in facts.sort_values("rank").iterrows():
+        fact = Fact(**{name: row[name] for name in FACT_COLUMNS[2:-1]})
+        wells.setdefault((row["Metadata_Plate"], row["Metadata_Well"]), []).append(fact)
+    return wells
+
+
+def fact_labels(facts: pd.DataFrame, wells: pd.DataFrame) -> NDArray[np.int8]:
+    """Return which slots changed in which well, for training.
+
+    Parameters
+    ----------
+    facts : DataFrame
+        The result of `measure_facts`: all facts count, also those that are never said.
+    wells : DataFrame
+        Metadata_Plate and Metadata_Well of the rows wanted, in their order.
+
+    Returns
+    -------
+    int8 array (wells, slots)
+        -1 decreased, 0 unchanged, +1 increased; columns in the order of `FACT_SLOTS`.
+    """
+    labels = np.zeros((len(wells), len(FACT_SLOTS)), np.int8)
+    measured = facts_by_well(facts)
+    keys = zip(wells["Metadata_Plate"], wells["Metadata_Well"], strict=True)
+    for row, key in enumerate(keys):
+        for fact in measured.get(key, []):
+            sign = 1 if fact.direction == "increased" else -1
+            labels[row, FACT_SLOTS.index(fact.claim.slot)] = sign
+    return labels
+
+
+def claims_of(facts: Iterable[Fact]) -> set[Claim]:
+    """Return what the facts say, without their evidence."""
+    return {fact.claim for fact in facts}
+
+
+def _aligned_by_slot(
+    names: Sequence[str], z: NDArray[np.float64]
+) -> dict[Slot, tuple[list[str], NDArray[np.float64]]]:
+    """For each fact slot its voting features and their sign x z, (wells, features of the slot)."""
+    votes: dict[Slot, list[tuple[str, int, int]]] = {slot: [] for slot in FACT_SLOTS}
+    for column, name in enumerate(names):
+        vote = feature_vote(name)
+        if vote is not None:
+            votes[vote[0]].append((name, column, vote[1]))
+    return {
+        slot: ([v[0] for v in found], z[:, [v[1] for v in found]] * [v[2] for v in found])
+        for slot, found in votes.items()
+    }
+
+
+def _nanmedian(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median of each row; NaN (without numpy's warning) where all is NaN or there is no column."""
+    result = np.full(len(values), np.nan)
+    some = np.isfinite(values).any(axis=1)
+    result[some] = np.nanmedian(values[some], axis=1)
+    return result
+
+
+def _compare(
+    scores: NDArray[np.float64], is_control: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Effects and p-values, each (wells of one plate, slots)."""
+    effects, p_values = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
+    for column in range(scores.shape[1]):
+        score = scores[:, column]
+        usable = np.flatnonzero(is_control & np.isfinite(score))
+        if len(usable) < MIN_CONTROLS:
+            effects[:, column] = score
+            p_values[:, column] = 2 * stats.norm.sf(np.abs(score))
+            continue
+        effects[:, column] = _robust_z(score, score[usable])
+        for row in usable:
+            others = score[usable[usable != row]]
+            effects[row, column] = _robust_z(score[row], others)
+        freedom = _MAD_EFFICIENCY * len(usable)
+        t = effects[:, column] / np.sqrt(1 + 1 / freedom)
+        p_values[:, column] = 2 * stats.t.sf(np.abs(t), freedom)
+    return effects, p_values
+
+
+def _robust_z(values: NDArray[np.float64], controls: NDArray[np.float64]) -> NDArray[np.float64]:
+    centre = np.median(controls)
+    spread = _MAD_TO_SD * np.median(np.abs(controls - centre))
+    # More than half of the controls are equal: no spread is known, so nothing is a change.
+    return (values - centre) / spread if spread > 0 else np.zeros_like(values)
+
+
+def _benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """q-values over each row; NaN stays NaN and is no test."""
+    q_values = np.full_like(p_values, np.nan)
+    for row, p in enumerate(p_values):
+        tested = np.isfinite(p)
+        if tested.any():
+            q_values[row, tested] = stats.false_discovery_control(p[tested], method="bh")
+    return q_values
+
+
+def _strength(effect: float) -> str:
+    if abs(effect) < CLEAR_EFFECT:
+        return "slightly"
+    return "clearly" if abs(effect) < STRONG_EFFECT else "strongly"
+
+
+def _saying_order(effects: NDArray[np.float64]) -> Callable[[int], tuple[bool, float]]:
+    def key(i: int) -> tuple[bool, float]:
+        cells_lost = FACT_SLOTS[i] == _CELL_COUNT and effects[i] < 0
+        return (not cells_lost, -abs(effects[i]))
+
+    return key
