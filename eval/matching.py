@@ -1,0 +1,331 @@
+"""Which perturbations look alike? The matching scores of the quickstart and of BBBC021.
+
+All take a metadata table and the feature matrix beside it (row i of one is row i of the other)
+and return a `MatchingScore`. The CPJUMP1 benchmark's protocols are in `eval.protocols`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from data.errors import InputError
+from eval.average_precision import score_labels, score_pairs, unit_rows
+
+_BLOCK = 1024  # queries compared at once, so that memory grows with the pool, not its square
+
+
+@dataclass(frozen=True)
+class MatchingScore:
+    """The numbers of one matching task; means over labels, every label with one vote.
+
+    Attributes
+    ----------
+    map, normalized_map : float
+        Mean average precision, and (AP - chance) / (1 - chance): 0 is chance, 1 perfect.
+    fraction_retrieved : float
+        Share of labels with q < 0.05 (Benjamini-Hochberg).
+    chance : float
+        Expected mAP under random ranking.
+    n_labels : int
+    labels : DataFrame
+        One row a label, see `eval.average_precision.score_labels`.
+    """
+
+    map: float
+    normalized_map: float
+    fraction_retrieved: float
+    chance: float
+    n_labels: int
+    labels: pd.DataFrame
+
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers without the table, for metrics.json."""
+        return {k: v for k, v in vars(self).items() if k != "labels"}
+
+
+def summarize_labels(labels: pd.DataFrame) -> MatchingScore:
+    """Average a table of labels (`eval.average_precision.score_labels`) into its numbers."""
+    return MatchingScore(
+        map=float(labels["mean_average_precision"].mean()),
+        normalized_map=float(labels["normalized_map"].mean()),
+        fraction_retrieved=float(labels["retrieved"].mean()),
+        chance=float(labels["chance"].mean()),
+        n_labels=len(labels),
+        labels=labels,
+    )
+
+
+def consensus(
+    meta: pd.DataFrame, features: np.ndarray, by: list[str], how: str = "median"
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Merge the wells that agree in the columns `by` into one unit profile.
+
+    Parameters
+    ----------
+    meta : DataFrame
+        One row a well.
+    features : ndarray, float, shape (n, d)
+    by : list of str
+        Columns that define a group; the other columns keep the group's first value.
+    how : {"median", "mean"}
+
+    Returns
+    -------
+    meta : DataFrame, one row a group, sorted by `by`
+    features : ndarray, float64, shape (groups, d), rows of length one
+    """
+    groups = meta.groupby(by, sort=True, dropna=False)
+    group = groups.ngroup().to_numpy()
+    wells = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    merge = np.median if how == "median" else np.mean
+    merged = np.stack([merge(features[rows], axis=0) for rows in wells])
+    return groups.first().reset_index(), unit_rows(merged)
+
+
+def replicate_matching(
+    meta: pd.DataFrame, features: np.ndarray, null_size: int = 10_000, seed: int = 0
+) -> MatchingScore:
+    """Score whether wells of one reagent find each other among all treated wells.
+
+    Every treated well (Metadata_pert_type not "control") is a query. Positives: the reagent's
+    other wells, on any plate. Negatives: all treated wells of other reagents, on any plate, its
+    sisters of the same target included. Signed cosine; one label a reagent. A reagent with one
+    well has no positives: it is no label, but stays in the pool.
+
+    Parameters
+    ----------
+    meta : DataFrame
+        Metadata_broad_sample, Metadata_pert_type.
+    features : ndarray, float, shape (n, d)
+    null_size, seed : int
+        Random rankings behind each p-value, and their seed.
+
+    Raises
+    ------
+    InputError
+        When no reagent has two treated wells.
+    """
+    treated = (meta["Metadata_pert_type"] != "control").to_numpy()
+    reagent = meta.loc[treated, "Metadata_broad_sample"].to_numpy()
+    unit = unit_rows(features[treated])
+    scores = []
+    for start in range(0, len(unit), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        same = reagent[rows, None] == reagent
+        query, item = np.nonzero(same & (np.arange(len(unit)) != _column(rows, len(unit))))
+        scores.append(score_pairs(unit[rows] @ unit.T, ~same, query, item, reagent[rows][query]))
+    queries = pd.concat(scores)
+    if queries.empty:
+        raise InputError("no reagent has two treated wells: nothing to match")
+    return summarize_labels(score_labels(queries, null_size, seed))
+
+
+def _column(rows: slice, n: int) -> np.ndarray:
+    return np.arange(n)[rows, None]
+
+
+def gene_compound_matching(
+    meta: pd.DataFrame,
+    features: np.ndarray,
+    held_out: bool = True,
+    null_size: int = 10_000,
+    seed: int = 0,
+) -> MatchingScore:
+    """Score whether compounds and genetic reagents of one target find each other.
+
+    Wells are merged to one profile a reagent (median, unit length). Queries are compounds and
+    guides or ORFs with a target. For each of a query's targets, positives are the reagents on the
+    other side with that target; negatives those on the other side that share none of the query's
+    targets, reagents without any target (inactive ones) included. |cosine|. One label a target
+    gene: the mean over its queries from both sides.
+
+    Parameters
+    ----------
+    meta : DataFrame
+        Metadata_broad_sample, Metadata_modality, Metadata_target_list ("A|B"), Metadata_split.
+    features : ndarray, float, shape (n, d)
+    held_out : bool
+        Keep only reagents whose targets were held out (Metadata_split "test") and those without a
+        target, so that a reagent seen in training is neither query nor answer nor distractor.
+    null_size, seed : int
+        Random rankings behind each p-value, and their seed.
+
+    Raises
+    ------
+    InputError
+        When no target has reagents on both sides.
+    """
+    keep = meta["Metadata_modality"].isin(["compound", "crispr", "orf"])
+    if "Metadata_pert_type" in meta:
+        keep &= meta["Metadata_pert_type"] != "control"
+    if held_out:
+        keep &= (meta["Metadata_split"] == "test") | (meta["Metadata_target_list"].fillna("") == "")
+    rows = keep.to_numpy()
+    if not rows.any():
+        raise InputError("no treated well has a held-out target: nothing to match")
+    by = ["Metadata_modality", "Metadata_broad_sample"]
+    reagents, unit = consensus(meta[rows], features[rows], by)
+    targets = target_matrix(reagents["Metadata_target_list"])
+    is_compound = (reagents["Metadata_modality"] == "compound").to_numpy()
+    queries = score_targets(unit, targets, is_compound[:, None] != is_compound)
+    if queries.empty:
+        raise InputError(
+            "no target has both a compound and a genetic reagent among "
+            f"{len(reagents)} {'held-out ' if held_out else ''}reagents"
+        )
+    return summarize_labels(score_labels(queries, null_size, seed))
+
+
+def target_matrix(target_lists: pd.Series) -> pd.DataFrame:
+    """Spread "A|B" lists over one boolean column a target; no target, no True.
+
+    Examples
+    --------
+    >>> target_matrix(pd.Series(["A|B", "", "B"])).astype(int).to_numpy().tolist()
+    [[1, 1], [0, 0], [0, 1]]
+    """
+    return target_lists.fillna("").str.get_dummies(sep="|").astype(bool)
+
+
+def score_targets(
+    unit: np.ndarray, targets: pd.DataFrame, comparable: np.ndarray, signed: bool = False
+) -> pd.DataFrame:
+    """Average precision of every (reagent, target): reagents of the target should rank first.
+
+    Positives share the target, negatives share none of the query's targets; a reagent that
+    shares only another target of the query is neither.
+
+    Parameters
+    ----------
+    unit : ndarray, float64, shape (n, d)
+        One unit profile a reagent.
+    targets : DataFrame, bool, shape (n, t)
+        Which reagent has which target, see `target_matrix`.
+    comparable : ndarray, bool, shape (n, n)
+        Which reagent may answer which query (its own row and column are never used).
+    signed : bool
+        Rank by cosine; otherwise by |cosine|, so that opposite effects match too.
+
+    Returns
+    -------
+    DataFrame
+        See `eval.average_precision.score_pairs`; `query` is the row in `unit`.
+    """
+    similarity = unit @ unit.T if signed else np.abs(unit @ unit.T)
+    comparable = comparable & ~np.eye(len(unit), dtype=bool)
+    has = targets.to_numpy()
+    share = has.astype(np.float32) @ has.T.astype(np.float32) > 0
+    query, item, label = [], [], []
+    for column, name in enumerate(targets.columns):
+        members = np.flatnonzero(has[:, column])
+        q, i = np.nonzero(comparable[np.ix_(members, members)])
+        query.append(members[q])
+        item.append(members[i])
+        label.append(np.full(len(q), name, dtype=object))
+    empty: list[np.ndarray] = [np.empty(0, dtype=int)]
+    return score_pairs(
+        similarity,
+        comparable & ~share,
+        np.concatenate(query or empty),
+        np.concatenate(item or empty),
+        np.concatenate(label or empty),
+    )
+
+
+@dataclass(frozen=True)
+class MechanismScore:
+    """How well treatments find others of their mechanism of action.
+
+    Attributes
+    ----------
+    nsc_accuracy : float
+        1-nearest-neighbour accuracy, not counting the same compound.
+    nsc_week_accuracy : float
+        The same, not counting the same compound nor anything of the query's week. A query with
+        nothing else of its mechanism in other weeks counts as wrong.
+    map : float
+        Mean over mechanisms of the mean AP of their treatments, same compound left out.
+    chance : float
+        Expected `map` under random ranking.
+    n_treatments : int
+    labels : DataFrame
+        One row a mechanism, see `eval.average_precision.score_labels`.
+    """
+
+    nsc_accuracy: float
+    nsc_week_accuracy: float
+    map: float
+    chance: float
+    n_treatments: int
+    labels: pd.DataFrame
+
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers without the table, for metrics.json."""
+        return {k: v for k, v in vars(self).items() if k != "labels"}
+
+
+def mechanism_matching(
+    meta: pd.DataFrame,
+    features: np.ndarray,
+    queries: np.ndarray | None = None,
+    null_size: int = 10_000,
+    seed: int = 0,
+) -> MechanismScore:
+    """Score BBBC021's task: a treatment's nearest neighbour should share its mechanism.
+
+    Wells are merged to treatments (compound and concentration: mean, then unit length). Cosine.
+    BBBC021 has one well a treatment in each replicate, so on one replicate wells and treatments
+    are the same thing. There, frozen EfficientNet-Lite0 (ImageNet mean and deviation, one pass a
+    channel, each site's concatenated vector scaled to length one, mean over the well's sites)
+    has nsc .945 and nsc-week .800 on replicate 2; without that scaling .927 and .782.
+
+    Parameters
+    ----------
+    meta : DataFrame
+        Metadata_broad_sample (compound), Metadata_concentration, Metadata_moa, Metadata_week.
+    features : ndarray, float, shape (n, d)
+    queries : ndarray, bool, shape (n,), optional
+        Wells of the treatments that ask (a fold's held-out compounds); every treatment answers.
+        By default all ask.
+    null_size, seed : int
+        Random rankings behind each p-value, and their seed.
+
+    Raises
+    ------
+    InputError
+        When fewer than two compounds are given, so that nothing can be a neighbour.
+    """
+    asks = np.ones(len(meta), dtype=bool) if queries is None else np.asarray(queries, dtype=bool)
+    by = ["Metadata_broad_sample", "Metadata_concentration"]
+    treatments, unit = consensus(meta.assign(asks=asks), features, by, how="mean")
+    compound, week, moa = (
+        treatments[f"Metadata_{name}"].to_numpy() for name in ("broad_sample", "week", "moa")
+    )
+    if len(np.unique(compound)) < 2:
+        raise InputError("mechanism matching needs at least two compounds")
+    ask = np.flatnonzero(treatments["asks"])
+    similarity = unit[ask] @ unit.T
+    other_compound = compound[ask, None] != compound
+    other_week = other_compound & (week[ask, None] != week)
+    same_moa = moa[ask, None] == moa
+    query, item = np.nonzero(same_moa & other_compound)
+    labels = score_labels(
+        score_pairs(similarity, ~same_moa & other_compound, query, item, moa[ask][query]),
+        null_size,
+        seed,
+    )
+    return MechanismScore(
+        nsc_accuracy=_nearest_accuracy(similarity, other_compound, same_moa),
+        nsc_week_accuracy=_nearest_accuracy(similarity, other_week, same_moa),
+        map=float(labels["mean_average_precision"].mean()),
+        chance=float(labels["chance"].mean()),
+        n_treatments=len(ask),
+        labels=labels,
+    )
+
+
+def _nearest_accuracy(similarity: np.ndarray, allowed: np.ndarray, correct: np.ndarray) -> float:
+    nearest = np.where(allowed, similarity, -np.inf).argmax(axis=1)
+    row = np.arange(len(nearest))
+    return float((correct[row, nearest] & allowed[row, nearest]).mean())
