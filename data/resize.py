@@ -1,0 +1,49 @@
+"""Shrinking images without aliasing."""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+
+
+def centre_square(pixels: NDArray) -> NDArray:
+    """Cut the central square out of (C, H, W) pixels."""
+    height, width = pixels.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[:, top : top + side, left : left + side]
+
+
+def resize_area(pixels: NDArray, size: int) -> NDArray[np.float32]:
+    """Shrink (C, H, W) pixels to (C, size, size): each output pixel is the mean of its area.
+
+    Exact for any factor (pixels on a border count in part), so the mean stays what it was and
+    nothing aliases.
+
+    Raises
+    ------
+    InputError
+        When the image is smaller than `size`: preparation never invents pixels.
+    """
+    height, width = pixels.shape[1:]
+    if min(height, width) < size:
+        raise InputError(
+            f"images are {height} x {width} pixels, smaller than the size asked for ({size}): "
+            f"choose a size of at most {min(height, width)}"
+        )
+    pixels = pixels.astype(np.float32, copy=False)
+    if (height, width) == (size, size):
+        return pixels
+    return _area_weights(height, size) @ pixels @ _area_weights(width, size).T
+
+
+@lru_cache(maxsize=8)
+def _area_weights(length: int, size: int) -> NDArray[np.float32]:
+    """Return (size, length): the share of each input pixel in each output pixel."""
+    edges = np.linspace(0, length, size + 1)
+    start, stop = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(length)[None]
+    overlap = np.clip(np.minimum(stop, pixel + 1) - np.maximum(start, pixel), 0, None)
+    return (overlap * size / length).astype(np.float32)
