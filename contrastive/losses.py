@@ -1,0 +1,110 @@
+"""The losses of phase align, each a pure function; they add up with weights from the YAML.
+
+Features are unit vectors. With several ranks, each rank passes its own rows and the others' are
+gathered with their gradients, so that the mean gradient over ranks is that of one process.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from open_clip.loss import ClipLoss, SigLipLoss
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Return this process's rank and the number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def clip_loss(
+    wells: torch.Tensor, prompts: torch.Tensor, logit_scale: torch.Tensor
+) -> torch.Tensor:
+    """Symmetric InfoNCE between wells and prompts (CLIP, Radford et al. 2021; open_clip's).
+
+    Parameters
+    ----------
+    wells, prompts : (B, E) float
+        Row i of one belongs to row i of the other and to no other row.
+    logit_scale : scalar
+        Inverse temperature (already exponentiated).
+
+    Returns
+    -------
+    Scalar
+    """
+    rank, size = rank_and_size()
+    loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=size)
+    return loss(wells, prompts, logit_scale)
+
+
+def siglip_loss(
+    wells: torch.Tensor, prompts: torch.Tensor, logit_scale: torch.Tensor, logit_bias: torch.Tensor
+) -> torch.Tensor:
+    """Pairwise sigmoid loss (SigLIP, Zhai et al. 2023; open_clip's).
+
+    Parameters
+    ----------
+    wells, prompts : (B, E) float
+    logit_scale, logit_bias : scalars
+
+    Returns
+    -------
+    Scalar
+    """
+    rank, size = rank_and_size()
+    loss = SigLipLoss(rank=rank, world_size=size, dist_impl="bidir")
+    return loss(wells, prompts, logit_scale, logit_bias)
+
+
+def gather_rows(x: torch.Tensor) -> torch.Tensor:
+    """Rows of all ranks, with gradients: (B, ...) to (world * B, ...)."""
+    if rank_and_size()[1] == 1:
+        return x
+    return torch.cat(dist.nn.functional.all_gather(x.contiguous()), dim=0)
+
+
+def same_label_loss(wells: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Pull wells of one label together (supervised contrast, Khosla et al. 2020, "out" form).
+
+    With targets for labels, compounds, guides and ORFs of a target meet, on whatever plate: what
+    a plate, a position or a staining did to both cannot help.
+
+    L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip / t) / sum_{a != i} exp(s_ia / t) )
+
+    Parameters
+    ----------
+    wells : (B, E) float
+        Unit vectors.
+    labels : (B,) int
+        Wells without a partner contribute only as negatives.
+    temperature : float
+
+    Returns
+    -------
+    Scalar
+        Mean over the wells that have a partner; 0 when none has.
+    """
+    everyone, everyones = gather_rows(wells), gather_rows(labels)
+    rank, _ = rank_and_size()
+    own = torch.arange(len(wells), device=wells.device) + rank * len(wells)
+    itself = F.one_hot(own, len(everyone)).bool()  # (B, N)
+    logits = (wells @ everyone.T / temperature).masked_fill(itself, float("-inf"))
+    log_share = logits - logits.logsumexp(dim=1, keepdim=True)
+    partner = (labels[:, None] == everyones[None, :]) & ~itself
+    counts = partner.sum(dim=1)
+    per_well = -log_share.masked_fill(~partner, 0.0).sum(dim=1) / counts.clamp_min(1)
+    return per_well.sum() / (counts > 0).sum().clamp_min(1)
+
+
+def fact_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of decreased / unchanged / increased for every fact slot.
+
+    Parameters
+    ----------
+    logits : (B, K, 3) float
+    labels : (B, K) int in {-1, 0, +1}
+
+    Returns
+    -------
+    Scalar
+    """
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten().long() + 1)

@@ -1,0 +1,248 @@
+"""Phase align: the training loop, on accelerate."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+
+from contrastive.align_model import AlignModel
+from contrastive.batches import TargetBatches
+from contrastive.losses import rank_and_size
+from data.errors import InputError
+from vlm.adapters import bare
+from vlm.wells import WellBank
+
+
+@dataclass
+class AlignConfig:
+    """Phase align: contrast wells with prompts, replicates with replicates, and learn the facts."""
+
+    align_steps: int = field(default=600, metadata={"help": "optimizer steps"})
+    align_loss: str = field(default="clip", metadata={"help": "clip or siglip"})
+    align_learning_rate: float = field(default=1e-3, metadata={"help": "of tower and heads"})
+    align_lora_learning_rate: float = field(default=5e-4, metadata={"help": "of LoRA"})
+    align_weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, not on LoRA"})
+    align_warmup_steps: int = field(default=30, metadata={"help": "linear warm-up"})
+    align_num_targets: int = field(
+        default=16, metadata={"help": "targets a batch and process; two reagents, four wells each"}
+    )
+    align_num_unlabelled: int = field(
+        default=32, metadata={"help": "wells without a target a batch and process"}
+    )
+    align_label_column: str = field(
+        default="Metadata_target_list", metadata={"help": "what reagents of one kind share"}
+    )
+    align_same_label_weight: float = field(default=1.0, metadata={"help": "of wells of one target"})
+    align_fact_weight: float = field(default=1.0, metadata={"help": "of predicting measured facts"})
+    align_temperature: float = field(default=0.1, metadata={"help": "of the same-target loss"})
+    align_prompt_every: int = field(
+        default=5,
+        metadata={"help": "steps between prompt losses: the language model costs most of a step"},
+    )
+    align_max_prompt_tokens: int = field(default=96, metadata={"help": "longer prompts are refused"})
+    align_save_steps: int = field(default=200, metadata={"help": "steps between checkpoints"})
+
+    def __post_init__(self) -> None:
+        if self.align_loss not in ("clip", "siglip"):
+            raise InputError(f"align_loss is {self.align_loss!r}; expected clip or siglip")
+
+
+def align(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    bank: WellBank,
+    prompts: pd.Series,
+    facts: np.ndarray,
+    config: AlignConfig,
+    out: Path,
+    seed: int,
+    accelerator: Accelerator,
+) -> None:
+    """Train tower, projection heads and the `align` adapter, in place.
+
+    Parameters
+    ----------
+    model : PeftModel
+        With the `align` adapter active.
+    tokenizer
+        The language model's.
+    bank : WellBank
+        Training wells only.
+    prompts : Series of str
+        By reagent (Metadata_broad_sample).
+    facts : (n_wells, K) int8 array
+        Labels in {-1, 0, +1} in the order of the bank.
+    config : AlignConfig
+    out : Path
+        Gets `align_history.jsonl` and, while training, `align_checkpoint/`: a run that was
+        interrupted goes on from there and ends as if it had not been.
+    seed : int
+    accelerator : Accelerator
+
+    Raises
+    ------
+    InputError
+        When a reagent has no prompt, or a prompt is too long.
+    FloatingPointError
+        When the loss is not finite; the last checkpoint is kept.
+    """
+    trained = AlignModel(
+        model,
+        facts.shape[1],
+        config.align_loss,
+        config.align_same_label_weight,
+        config.align_fact_weight,
+        config.align_temperature,
+    )
+    vlm = bare(model)
+    for module in (vlm.model.vision_tower, vlm.well_projection, vlm.text_projection):
+        module.requires_grad_(True)
+    vlm.model.vision_tower.backbone.requires_grad_(False)
+    optimizer = torch.optim.AdamW(_parameter_groups(trained, config))
+    schedule = get_cosine_schedule_with_warmup(
+        optimizer, config.align_warmup_steps, config.align_steps
+    )
+    trained, optimizer = accelerator.prepare(trained, optimizer)
+    accelerator.register_for_checkpointing(schedule)
+
+    rank, size = rank_and_size()
+    batches = TargetBatches(
+        bank.wells,
+        config.align_label_column,
+        config.align_num_targets * size,
+        config.align_num_unlabelled * size,
+        seed,
+    )
+    tokens = _tokenize(prompts, batches, tokenizer, config.align_max_prompt_tokens)
+
+    checkpoint, history = out / "align_checkpoint", out / "align_history.jsonl"
+    first = _resume(accelerator, checkpoint, history)
+    trained.train()
+    bar = tqdm(
+        range(first, config.align_steps),
+        initial=first,
+        total=config.align_steps,
+        desc="phase align",
+        disable=None if accelerator.is_main_process else True,
+    )
+    for step in bar:
+        rows, labels, reagents = _share(*batches.draw(step), rank, size)
+        generator = np.random.default_rng([seed, step, rank])
+        wells = {k: v.to(accelerator.device) for k, v in bank.batch(rows, generator).items()}
+        with_prompts = step % config.align_prompt_every == 0
+        losses = trained(
+            wells,
+            torch.from_numpy(labels).to(accelerator.device),
+            torch.from_numpy(facts[rows]).to(accelerator.device),
+            _pad([tokens[r] for r in reagents], tokenizer, accelerator.device)
+            if with_prompts
+            else None,
+        )
+        if not torch.isfinite(losses["loss"]):
+            raise FloatingPointError(
+                f"phase align: the loss is {losses['loss'].item()} at step {step}; lower "
+                "align_learning_rate; the last checkpoint is kept"
+            )
+        optimizer.zero_grad()
+        accelerator.backward(losses["loss"])
+        accelerator.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if with_prompts and accelerator.is_main_process:
+            record = {"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}}
+            bar.set_postfix({k: f"{v:.2f}" for k, v in record.items() if k != "step"})
+            with history.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        if (step + 1) % config.align_save_steps == 0 and step + 1 < config.align_steps:
+            _save(accelerator, checkpoint, step + 1)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    model.eval()
+
+
+def _parameter_groups(model: AlignModel, config: AlignConfig) -> list[dict]:
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    lora = [p for name, p in named if "lora_" in name]
+    rest = [p for name, p in named if "lora_" not in name]
+    return [
+        {"params": lora, "lr": config.align_lora_learning_rate, "weight_decay": 0.0},
+        {
+            "params": rest,
+            "lr": config.align_learning_rate,
+            "weight_decay": config.align_weight_decay,
+        },
+    ]
+
+
+def _tokenize(
+    prompts: pd.Series, batches: TargetBatches, tokenizer: PreTrainedTokenizerBase, limit: int
+) -> dict[str, list[int]]:
+    """Token ids of each labelled reagent's prompt, with the end token that is read out."""
+    tokens = {}
+    for reagent in sorted({r for rs in batches.reagents_of.values() for r in rs}):
+        if reagent not in prompts.index:
+            raise InputError(f"prompts: no prompt for the reagent {reagent}: build captions again")
+        ids = [*tokenizer(prompts[reagent])["input_ids"], tokenizer.eos_token_id]
+        if len(ids) > limit:
+            raise InputError(
+                f"prompts: the prompt of {reagent} has {len(ids)} tokens, more than "
+                f"align_max_prompt_tokens = {limit}: raise it, or build captions with fewer fields"
+            )
+        tokens[reagent] = ids
+    return tokens
+
+
+def _pad(
+    tokens: list[list[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> dict[str, torch.Tensor]:
+    padded = tokenizer.pad({"input_ids": tokens}, padding_side="right", return_tensors="pt")
+    return {name: padded[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def _share(
+    rows: np.ndarray, labels: np.ndarray, reagents: list[str], rank: int, size: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """This rank's part of a batch that all ranks drew alike: whole targets, equal sizes."""
+    if size == 1:
+        return rows, labels, reagents
+    targets = len(reagents) // 2 // size
+    extra = (len(rows) - 2 * len(reagents)) // size
+    own = np.arange(4 * targets * rank, 4 * targets * (rank + 1))
+    own_extra = 2 * len(reagents) + np.arange(extra * rank, extra * (rank + 1))
+    keep = np.concatenate([own, own_extra])
+    return rows[keep], labels[keep], reagents[2 * targets * rank : 2 * targets * (rank + 1)]
+
+
+def _save(accelerator: Accelerator, checkpoint: Path, step: int) -> None:
+    """Write a checkpoint beside the last one, then let it take its place."""
+    fresh = checkpoint.with_name(checkpoint.name + ".tmp")
+    accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (fresh / "step.json").write_text(json.dumps({"step": step}))
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        fresh.rename(checkpoint)
+    accelerator.wait_for_everyone()
+
+
+def _resume(accelerator: Accelerator, checkpoint: Path, history: Path) -> int:
+    """Load the last checkpoint if there is one; return the step to go on with."""
+    first = 0
+    if checkpoint.is_dir():
+        accelerator.load_state(str(checkpoint))
+        first = json.loads((checkpoint / "step.json").read_text())["step"]
+    if accelerator.is_main_process:
+        lines = history.read_text().splitlines() if history.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] < first]
+        history.parent.mkdir(parents=True, exist_ok=True)
+        history.write_text("".join(line + "\n" for line in kept))
+    return first

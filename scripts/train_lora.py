@@ -1,0 +1,190 @@
+"""Train MorphoCLIP: phase align, then phase describe.
+
+accelerate launch scripts/train_lora.py --config configs/quickstart.yaml
+accelerate launch scripts/train_lora.py --config configs/quickstart.yaml --phase describe
+
+With no arguments it trains the embedded default (configs/quickstart.yaml), simulating and
+preparing its plates first where they are missing. A run that was interrupted goes on when the
+same command is given again; a phase that is finished is not repeated.
+"""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from _cli import run_main
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from transformers import set_seed
+from trl import SFTConfig, TrlParser
+
+from captions.facts import fact_labels
+from contrastive.trainer import AlignConfig, align
+from data.errors import InputError
+from data.store import load_manifest, load_wells
+from vlm.adapters import (
+    ALIGN,
+    DESCRIBE,
+    add_adapter,
+    bare,
+    load_model,
+    lora_config,
+    save_adapter,
+    save_base,
+)
+from vlm.instruct import train_describe
+from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
+from vlm.wells import fit_reference, open_wells
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_CONFIG = ROOT / "configs" / "quickstart.yaml"
+
+
+@dataclass
+class TrainConfig:
+    """What to train, on what, and where it goes."""
+
+    data: str = field(metadata={"help": "prepared store with captions"})
+    out: str = field(metadata={"help": "run folder; the model goes to OUT/model"})
+    phase: str = field(default="both", metadata={"help": "align, describe or both"})
+    language_model: str = field(
+        default=PACKAGED_LANGUAGE_MODEL, metadata={"help": "packaged:NAME, a folder or a hub id"}
+    )
+    backbone: str = field(
+        default=PACKAGED_BACKBONE, metadata={"help": "packaged:NAME or a timm model name"}
+    )
+    num_text_layers: int | None = field(
+        default=None, metadata={"help": "keep only the first layers of the language model"}
+    )
+    image_size: int = field(default=128, metadata={"help": "side of the fields the backbone sees"})
+    hidden_size: int = field(default=192, metadata={"help": "width of the tower's tokens"})
+    num_latents: int = field(default=4, metadata={"help": "tokens a well beside one a channel"})
+    feature_dropout: float = field(default=0.3, metadata={"help": "on backbone features"})
+    lora_rank: int = field(default=16, metadata={"help": "rank of both adapters"})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA's scale, alpha / rank"})
+    lora_dropout: float = field(default=0.05, metadata={"help": "on LoRA's input"})
+    lora_target_modules: str = field(
+        default=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+        metadata={"help": "regular expression that matches whole module names"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.phase not in ("align", "describe", "both"):
+            raise InputError(f"phase is {self.phase!r}; expected align, describe or both")
+
+
+def main() -> None:
+    """Parse, make missing default data, run the phases."""
+    default = len(sys.argv) == 1
+    arguments = ["--config", str(DEFAULT_CONFIG)] if default else None
+    parser = TrlParser((TrainConfig, AlignConfig, SFTConfig))
+    config, align_config, describe_config = parser.parse_args_and_config(arguments)
+    if default and not (Path(config.data) / "captions" / "dialogues.parquet").exists():
+        subprocess.run(
+            [sys.executable, ROOT / "scripts" / "run_quickstart.py", "--until", "captions"], check=True
+        )
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # steps without prompts
+    accelerator = Accelerator(cpu=describe_config.use_cpu, kwargs_handlers=[ddp])
+    set_seed(describe_config.seed)
+    model_folder = Path(config.out) / "model"
+    if config.phase in ("align", "both") and not (model_folder / ALIGN).is_dir():
+        run_align(config, align_config, describe_config.seed, accelerator)
+    if config.phase in ("describe", "both") and not (model_folder / DESCRIBE).is_dir():
+        run_describe(config, describe_config)
+    accelerator.print(f"model: {model_folder}")
+
+
+def run_align(
+    config: TrainConfig, align_config: AlignConfig, seed: int, accelerator: Accelerator
+) -> None:
+    """Build a model, train its tower, heads and `align` adapter, write the model folder."""
+    manifest = load_manifest(config.data)
+    model, processor = build_model(
+        config.language_model,
+        config.backbone,
+        tuple(manifest.channels),
+        config.num_text_layers,
+        config.image_size,
+        hidden_size=config.hidden_size,
+        num_latents=config.num_latents,
+        feature_dropout=config.feature_dropout,
+    )
+    model.to(accelerator.device)
+    bank = training_wells(config.data, model, processor)
+    fit_reference(model, bank)
+    facts = pd.read_parquet(captions_file(config.data, "facts"))
+    prompts = pd.read_parquet(captions_file(config.data, "prompts"))
+    peft_model = add_adapter(model, ALIGN, _lora(config, projector=False))
+    align(
+        peft_model,
+        processor.tokenizer,
+        bank,
+        prompts.set_index("Metadata_broad_sample")["prompt"],
+        fact_labels(facts, bank.wells),
+        align_config,
+        Path(config.out),
+        seed,
+        accelerator,
+    )
+    if accelerator.is_main_process:
+        folder = Path(config.out) / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch = Path(config.out) / ".align"
+        save_adapter(peft_model, ALIGN, scratch)
+        save_base(peft_model.unload(), processor, folder)
+        (scratch / ALIGN).rename(folder / ALIGN)  # last: its presence says the phase is finished
+        scratch.rmdir()
+    accelerator.wait_for_everyone()
+
+
+def run_describe(config: TrainConfig, describe_config: SFTConfig) -> None:
+    """Train the `describe` adapter of the run's model and put it into the model folder."""
+    folder = Path(config.out) / "model"
+    model, processor = load_model(folder)
+    bank = training_wells(config.data, bare(model), processor)
+    dialogues = pd.read_parquet(captions_file(config.data, "dialogues"))
+    model = add_adapter(model, DESCRIBE, _lora(config, projector=True))
+    describe_config.output_dir = str(Path(config.out) / "describe_checkpoints")
+    train_describe(
+        model,
+        processor,
+        bank,
+        dialogues[dialogues["Metadata_split"] == "train"],
+        describe_config,
+    )
+    if describe_config.process_index == 0:
+        save_adapter(model, DESCRIBE, folder)
+
+
+def training_wells(data: str, model, processor):
+    """Open a prepared store and keep the wells of the training split."""
+    bank = open_wells(data, model, processor)
+    train = (bank.wells["Metadata_split"] == "train").to_numpy()
+    if not train.any():
+        raise InputError(f"{data}: no well has Metadata_split 'train'")
+    return bank.select(train)
+
+
+def captions_file(data: str, name: str) -> Path:
+    """Find a captions table of a prepared store."""
+    load_wells(data)  # says it clearly when this is no prepared store
+    path = Path(data) / "captions" / f"{name}.parquet"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run scripts/build_captions.py --data {data}")
+    return path
+
+
+def _lora(config: TrainConfig, projector: bool):
+    return lora_config(
+        config.lora_rank,
+        config.lora_alpha,
+        config.lora_dropout,
+        config.lora_target_modules,
+        projector,
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

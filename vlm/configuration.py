@@ -1,0 +1,70 @@
+"""Configurations of the vision tower and of the whole model."""
+
+from typing import Any
+
+from transformers import AutoConfig, LlavaConfig, PreTrainedConfig
+
+from data.channels import CHANNELS
+
+
+class CellPaintingVisionConfig(PreTrainedConfig):
+    """The channel-adaptive vision tower.
+
+    Parameters
+    ----------
+    backbone_config : dict or PreTrainedConfig
+        Any `AutoBackbone` configuration with one input channel; it is run on each stain by itself.
+    channels : sequence of str
+        Stains that the tower expects, in this order; names from `data.channels.STAINS`.
+    hidden_size : int
+        Width of the tokens.
+    num_latents : int
+        Learned tokens that gather what sites and channels say together. A well becomes
+        `num_latents + len(channels)` tokens: the latents, and one token a channel.
+    num_hidden_layers, num_attention_heads, dropout
+        The cross-channel transformer.
+    feature_dropout : float
+        Dropout on the standardised backbone features.
+    """
+
+    model_type = "cell_painting_vision"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    channels: tuple[str, ...] | list[str] = CHANNELS
+    hidden_size: int = 192
+    num_latents: int = 4
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    dropout: float = 0.1
+    feature_dropout: float = 0.3
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.backbone_config, dict):
+            values = dict(self.backbone_config)
+            self.backbone_config = AutoConfig.for_model(values.pop("model_type"), **values)
+        self.channels = list(self.channels)
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens a well."""
+        return self.num_latents + len(self.channels)
+
+
+class CellPaintingVlmConfig(LlavaConfig):
+    """A LLaVA whose images are wells.
+
+    Parameters
+    ----------
+    projection_dim : int
+        Width of the embedding that wells and prompts share.
+    """
+
+    model_type = "cell_painting_vlm"
+
+    projection_dim: int = 128
+    # The tower returns its tokens once, after its last layer, and all of them are used.
+    vision_feature_layer: int | list[int] = -1
+    vision_feature_select_strategy: str = "full"

@@ -1,0 +1,204 @@
+"""Phase describe: instruction tuning with TRL on the tokens of a frozen tower."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig, SFTTrainer
+
+from data.errors import InputError
+from vlm.adapters import bare
+from vlm.processing import CellPaintingProcessor
+from vlm.wells import WellBank
+
+IGNORED = -100  # a label without a loss
+
+
+def train_describe(
+    model: PeftModel,
+    processor: CellPaintingProcessor,
+    bank: WellBank,
+    dialogues: pd.DataFrame,
+    args: SFTConfig,
+) -> None:
+    """Train the `describe` adapter (LoRA and projector), in place.
+
+    The tower is frozen: its tokens are computed once, and a step costs what its text costs.
+    A run that was interrupted goes on from the last checkpoint in `args.output_dir`.
+
+    Parameters
+    ----------
+    model : PeftModel
+        With the `describe` adapter active.
+    processor : CellPaintingProcessor
+    bank : WellBank
+        Training wells only.
+    dialogues : DataFrame
+        Metadata_Plate, Metadata_Well, question, answer; wells outside the bank are an error.
+    args : SFTConfig
+        `max_length` is a limit that is checked, nothing is cut.
+
+    Raises
+    ------
+    InputError
+        When a dialogue is longer than `args.max_length` or its well is not in the bank.
+    """
+    for name, parameter in model.named_parameters():
+        if "vision_tower" in name or "_projection" in name:
+            parameter.requires_grad_(False)
+    examples = encode_dialogues(dialogues, bank.wells, processor, args.max_length)
+    args.max_length = None  # checked above; TRL would cut
+    args.remove_unused_columns = False
+    args.dataset_kwargs = {"skip_prepare_dataset": True}
+    trainer = DescribeTrainer(
+        model=model,
+        args=args,
+        train_dataset=examples,
+        processing_class=processor.tokenizer,
+        data_collator=WellCollator(well_tokens(model, bank), processor.tokenizer.pad_token_id),
+    )
+    folder = Path(args.output_dir)
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    model.eval()
+
+
+class DescribeTrainer(SFTTrainer):
+    """SFTTrainer with the model's own loss, which scores answer tokens only.
+
+    TRL's fused head scores every position on machines without Triton: on a CPU that doubles a
+    step.
+    """
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """Return the mean loss over the answers' tokens."""
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
+        loss = outputs.loss
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+
+@dataclass
+class WellCollator:
+    """Pad dialogues on the right and put their wells' tokens beside them.
+
+    Attributes
+    ----------
+    tokens : (n_wells, T, D) float Tensor
+    pad_token_id : int
+    """
+
+    tokens: torch.Tensor
+    pad_token_id: int
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return `input_ids`, `attention_mask`, `labels` (B, L) and `well_tokens` (B, T, D)."""
+        length = max(len(example["input_ids"]) for example in examples)
+
+        def pad(name: str, value: int) -> torch.Tensor:
+            rows = [example[name] + [value] * (length - len(example[name])) for example in examples]
+            return torch.tensor(rows)
+
+        input_ids = pad("input_ids", self.pad_token_id)
+        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (torch.arange(length) < lengths[:, None]).long(),
+            "labels": pad("labels", IGNORED),
+            "well_tokens": self.tokens[[example["well"] for example in examples]],
+        }
+
+
+def encode_dialogues(
+    dialogues: pd.DataFrame,
+    wells: pd.DataFrame,
+    processor: CellPaintingProcessor,
+    max_length: int | None,
+) -> Dataset:
+    """Tokenize dialogues; only the answer and its end token are labels.
+
+    Parameters
+    ----------
+    dialogues : DataFrame
+        Metadata_Plate, Metadata_Well, question, answer.
+    wells : DataFrame
+        Metadata_Plate, Metadata_Well; their order gives the column `well`.
+    processor : CellPaintingProcessor
+    max_length : int, optional
+        In tokens, with the well's.
+
+    Returns
+    -------
+    Dataset
+        `input_ids`, `labels` (lists of int), `well` (int) and `length` (int).
+
+    Raises
+    ------
+    InputError
+        When a dialogue is too long or speaks of an unknown well.
+    """
+    keys = list(zip(wells["Metadata_Plate"], wells["Metadata_Well"], strict=True))
+    row_of = {key: row for row, key in enumerate(keys)}
+    tokenizer = processor.tokenizer
+    well_text = processor.image_token * processor.image_seq_length
+    end = "<|im_end|>"
+    examples = []
+    for number, dialogue in enumerate(dialogues.to_dict("records")):
+        key = (dialogue["Metadata_Plate"], dialogue["Metadata_Well"])
+        if key not in row_of:
+            raise InputError(f"dialogues row {number}: well {key[1]} of plate {key[0]} is not given")
+        question = processor.ask(dialogue["question"]).replace(processor.image_token, well_text)
+        asked = tokenizer(question)["input_ids"]
+        answer = tokenizer(dialogue["answer"] + end)["input_ids"]
+        if max_length is not None and len(asked) + len(answer) > max_length:
+            raise InputError(
+                f"dialogues row {number} (plate {key[0]}, well {key[1]}): "
+                f"{len(asked) + len(answer)} tokens, more than max_length = {max_length}"
+            )
+        examples.append(
+            {
+                "input_ids": asked + answer,
+                "labels": [IGNORED] * len(asked) + answer,
+                "well": row_of[key],
+                "length": len(asked) + len(answer),
+            }
+        )
+    return Dataset.from_list(examples)
+
+
+@torch.inference_mode()
+def well_tokens(model: torch.nn.Module, bank: WellBank) -> torch.Tensor:
+    """The tower's tokens of every well in a bank: (n_wells, T, D) float32 on the CPU."""
+    tower = bare(model).model.vision_tower.eval()
+    device = next(tower.parameters()).device
+    tokens = [
+        tower(**{name: value.to(device) for name, value in batch.items()}).last_hidden_state.cpu()
+        for batch in bank.batches()
+    ]
+    return torch.cat(tokens)
+
+
+@torch.inference_mode()
+def well_embeddings(model: torch.nn.Module, bank: WellBank) -> np.ndarray:
+    """Unit embeddings of every well in a bank: (n_wells, projection_dim) float32."""
+    vlm = bare(model)
+    device = next(vlm.parameters()).device
+    vlm.model.vision_tower.eval()
+    parts = [
+        vlm.embed_wells(**{name: value.to(device) for name, value in batch.items()}).cpu()
+        for batch in bank.batches()
+    ]
+    return torch.cat(parts).numpy()

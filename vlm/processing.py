@@ -1,0 +1,166 @@
+"""From prepared wells and questions to what the model takes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import BaseImageProcessor, BatchFeature, ProcessorMixin
+
+# ChatML as SmolLM2 speaks it, with a well in the first question and the answer marked for the
+# loss. {% generation %} includes the end token, so that the model learns to stop.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
+    "{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class CellPaintingImageProcessor(BaseImageProcessor):
+    """Prepared pixels (uint16, the controls' bright end at `white`) into network input.
+
+    Parameters
+    ----------
+    size : int
+        Fields are resized to size x size where they are not.
+    white : int
+        The value of the controls' 99.9 percentile in the prepared store.
+    gamma : float
+        Stains span orders of magnitude; a square root lets dim structures be seen.
+    mean, std : float
+        Normalisation after gamma, one pair for every channel: the backbone is shared.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        size: int = 128,
+        white: int = 16384,
+        gamma: float = 0.5,
+        mean: float = 0.45,
+        std: float = 0.25,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.size = size
+        self.white = white
+        self.gamma = gamma
+        self.mean = mean
+        self.std = std
+
+    def preprocess(self, images: Sequence[np.ndarray], **kwargs: Any) -> BatchFeature:
+        """Turn wells into `pixel_values`.
+
+        Parameters
+        ----------
+        images : sequence of (S, C, H, W) uint16
+            One array a well, all with the same number of sites and channels.
+
+        Returns
+        -------
+        BatchFeature
+            `pixel_values`: (B, S, C, size, size) float32.
+
+        Raises
+        ------
+        ValueError
+            When an array is not four-dimensional.
+        """
+        for i, image in enumerate(images):
+            if np.ndim(image) != 4:
+                raise ValueError(
+                    f"well {i} has shape {np.shape(image)}; expected (sites, channels, height, width)"
+                )
+        pixels = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]))
+        B, S, C, H, W = pixels.shape
+        pixels = ((pixels / self.white) ** self.gamma - self.mean) / self.std
+        if (H, W) != (self.size, self.size):
+            planes = pixels.reshape(B * S, C, H, W)
+            planes = F.interpolate(
+                planes, size=(self.size, self.size), mode="bilinear", antialias=True
+            )
+            pixels = planes.reshape(B, S, C, self.size, self.size)
+        return BatchFeature({"pixel_values": pixels})
+
+
+class CellPaintingProcessor(ProcessorMixin):
+    """Image processor, tokenizer and chat template in one.
+
+    Parameters
+    ----------
+    image_processor, tokenizer
+        The parts.
+    chat_template : str
+        Jinja template; must mark answers with `{% generation %}`.
+    image_token : str
+        The placeholder of one well token in a text.
+    image_seq_length : int
+        Tokens a well (`CellPaintingVisionConfig.num_tokens`).
+    """
+
+    image_processor_class = "AutoImageProcessor"
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        image_processor: CellPaintingImageProcessor | None = None,
+        tokenizer: Any = None,
+        chat_template: str | None = CHAT_TEMPLATE,
+        image_token: str = "<image>",
+        image_seq_length: int = 9,
+        **kwargs: Any,
+    ):
+        self.image_token = image_token
+        self.image_seq_length = image_seq_length
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+
+    def __call__(
+        self,
+        images: Sequence[np.ndarray] | None = None,
+        text: str | list[str] | None = None,
+        control_images: Sequence[np.ndarray] | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Process wells, texts, or both.
+
+        Parameters
+        ----------
+        images, control_images : sequence of (S, C, H, W) uint16, optional
+            Sites of each well, and of its plate's controls.
+        text : str or list of str, optional
+            Each `image_token` becomes `image_seq_length` of them.
+        **kwargs
+            For the tokenizer.
+
+        Returns
+        -------
+        BatchFeature
+            `input_ids`, `attention_mask`, `pixel_values`, `control_pixel_values`, as asked for.
+        """
+        data: dict[str, Any] = {}
+        if text is not None:
+            texts = [text] if isinstance(text, str) else text
+            well = self.image_token * self.image_seq_length
+            kwargs.setdefault("return_tensors", "pt")
+            kwargs.setdefault("padding", True)
+            data.update(self.tokenizer([t.replace(self.image_token, well) for t in texts], **kwargs))
+        if images is not None:
+            data["pixel_values"] = self.image_processor.preprocess(images)["pixel_values"]
+        if control_images is not None:
+            controls = self.image_processor.preprocess(control_images)["pixel_values"]
+            data["control_pixel_values"] = controls
+        return BatchFeature(data)
+
+    def ask(self, question: str) -> str:
+        """Write one question about one well as a prompt that the model continues."""
+        messages = [{"role": "user", "content": f"{self.image_token}{question}"}]
+        return self.tokenizer.apply_chat_template(
+            messages, chat_template=self.chat_template, add_generation_prompt=True, tokenize=False
+        )

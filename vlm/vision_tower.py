@@ -1,0 +1,203 @@
+"""The channel-adaptive vision tower: any number of sites, five stains, a fixed few tokens a well.
+
+    pixels (B, S, C, H, W) ── one shared single-channel backbone ──▶ features (B, S, C, F)
+    features − controls' median, over the reference scale ──▶ z (B, S, C, F)
+    z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer ──▶ latents
+    tokens = [latents; one token a channel]: (B, T, D)
+
+The backbone's features are the expensive part and never change while the backbone is frozen, so
+every method after `encode_channels` also takes features that were computed before.
+"""
+
+import torch
+from torch import nn
+from transformers import AutoBackbone, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from data.channels import STAINS, stain_index
+from vlm.configuration import CellPaintingVisionConfig
+
+MAX_DEVIATION = 10.0  # a z beyond this says "far off"; how far is noise
+
+
+class CellPaintingVisionTower(PreTrainedModel):
+    """Turn the sites of a well into tokens, as seen against its plate's controls.
+
+    A stain's parameters are found by its name, so a tower keeps its meaning when channels are
+    missing or come from another stain set. Stems are shared; what differs between stains is one
+    embedding and the reference statistics.
+    """
+
+    config_class = CellPaintingVisionConfig
+    main_input_name = "pixel_values"
+    base_model_prefix = "vision_tower"
+    _supports_sdpa = True
+
+    def __init__(self, config: CellPaintingVisionConfig):
+        super().__init__(config)
+        self.backbone = AutoBackbone.from_config(config.backbone_config)
+        feature_size = sum(self.backbone.channels)  # the mean of each feature map
+        D = config.hidden_size
+
+        # What control wells look like, per stain: set by `fit_reference`, used where a plate has
+        # no controls of its own (centre) and always for the scale.
+        self.register_buffer("reference_center", torch.zeros(len(STAINS), feature_size))
+        self.register_buffer("reference_scale", torch.ones(len(STAINS), feature_size))
+        self.register_buffer(
+            "stain_ids", torch.tensor([stain_index(name) for name in config.channels]), persistent=False
+        )
+
+        self.feature_dropout = nn.Dropout(config.feature_dropout)
+        self.channel_projection = nn.Linear(feature_size, D)
+        self.stain_embedding = nn.Embedding(len(STAINS), D)
+        self.not_imaged = nn.Embedding(len(STAINS), D)
+        self.latents = nn.Parameter(torch.zeros(config.num_latents, D))
+        layer = nn.TransformerEncoderLayer(
+            D,
+            config.num_attention_heads,
+            dim_feedforward=2 * D,
+            dropout=config.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.fusion = nn.TransformerEncoder(
+            layer, config.num_hidden_layers, norm=nn.LayerNorm(D), enable_nested_tensor=False
+        )
+        self.channel_mlp = nn.Sequential(
+            nn.LayerNorm(2 * D), nn.Linear(2 * D, 2 * D), nn.GELU(), nn.Linear(2 * D, D), nn.LayerNorm(D)
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            nn.init.normal_(self.latents, std=self.config.initializer_range)
+            nn.init.zeros_(self.reference_center)
+            nn.init.ones_(self.reference_scale)
+            ids = [stain_index(name) for name in self.config.channels]
+            self.stain_ids.copy_(torch.tensor(ids))
+
+    def encode_channels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Run the shared backbone on every channel by itself.
+
+        Parameters
+        ----------
+        pixel_values : (B, S, C, H, W) float
+            As the image processor makes them.
+
+        Returns
+        -------
+        (B, S, C, F) float
+            Mean over space of each of the backbone's feature maps, shallow ones too: those say
+            how bright and how grainy a stain is. (Standard deviations were tried and hurt.)
+        """
+        B, S, C, H, W = pixel_values.shape
+        planes = pixel_values.reshape(B * S * C, 1, H, W)
+        maps = self.backbone(planes).feature_maps  # each (B*S*C, c, h, w)
+        return torch.cat([m.mean(dim=(2, 3)) for m in maps], dim=1).reshape(B, S, C, -1)
+
+    @torch.no_grad()
+    def fit_reference(self, features: torch.Tensor, plate: torch.Tensor) -> None:
+        """Set centre and scale from control sites (or from all sites where there are no controls).
+
+        Parameters
+        ----------
+        features : (N, C, F) float
+            Channel features of the reference sites.
+        plate : (N,) int
+            The plate of each; the scale is the robust deviation (1.4826 MAD) *within* plates.
+        """
+        center = features.median(dim=0).values
+        residual = torch.empty_like(features)
+        for p in plate.unique():
+            rows = plate == p
+            residual[rows] = features[rows] - features[rows].median(dim=0).values
+        scale = 1.4826 * residual.abs().median(dim=0).values
+        floor = 0.1 * scale.mean(dim=1, keepdim=True)  # dead features must not explode
+        self.reference_center[self.stain_ids] = center
+        self.reference_scale[self.stain_ids] = torch.maximum(scale, floor).clamp_min(1e-6)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        control_pixel_values: torch.Tensor | None = None,
+        channel_features: torch.Tensor | None = None,
+        control_features: torch.Tensor | None = None,
+        channel_mask: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Turn wells into tokens.
+
+        Parameters
+        ----------
+        pixel_values : (B, S, C, H, W) float, optional
+            Sites of each well; C is `len(config.channels)`, in that order.
+        control_pixel_values : (B, R, C, H, W) float, optional
+            Control sites of the same plate.
+        channel_features, control_features : (B, S, C, F), (B, R, C, F) float, optional
+            The same after `encode_channels`, in place of pixels.
+        channel_mask : (B, C) bool, optional
+            False where a channel was not imaged.
+
+        Returns
+        -------
+        BaseModelOutputWithPooling
+            `last_hidden_state` (B, T, D): latents, then one token a channel; `pooler_output`
+            (B, D): their mean.
+        """
+        if channel_features is None:
+            if pixel_values is None:
+                raise ValueError("the tower needs pixel_values or channel_features")
+            channel_features = self.encode_channels(pixel_values)
+        if control_features is None and control_pixel_values is not None:
+            control_features = self.encode_channels(control_pixel_values)
+        B, S, C, _ = channel_features.shape
+        if len(self.stain_ids) != C:
+            raise ValueError(f"the tower expects the channels {self.config.channels}, found {C}")
+        if channel_mask is None:
+            channel_mask = channel_features.new_ones(B, C, dtype=torch.bool)
+
+        z = self.standardize(channel_features, control_features)  # (B, S, C, F)
+        stains = self.stain_embedding(self.stain_ids)  # (C, D)
+        sites = self.channel_projection(self.feature_dropout(z)) + stains  # (B, S, C, D)
+
+        latents = self.latents.expand(B, -1, -1)
+        sequence = torch.cat([latents, sites.flatten(1, 2)], dim=1)  # (B, L + S*C, D)
+        missing = ~channel_mask[:, None, :].expand(B, S, C).flatten(1)  # (B, S*C)
+        padding = torch.cat([missing.new_zeros(B, latents.shape[1]), missing], dim=1)
+        fused = self.fusion(sequence, src_key_padding_mask=padding)
+        latents, fused = fused.split([latents.shape[1], S * C], dim=1)
+
+        # One token a channel, with a short path for what the channel says alone: the transformer
+        # mixes channels, and rare combinations are lost in the mix.
+        alone = sites.mean(dim=1)  # (B, C, D)
+        mixed = fused.reshape(B, S, C, -1).mean(dim=1)
+        channels = self.channel_mlp(torch.cat([alone, mixed], dim=-1))
+        channels = torch.where(
+            channel_mask[..., None], channels + stains, self.not_imaged(self.stain_ids).to(channels)
+        )
+        tokens = torch.cat([latents, channels], dim=1)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens.mean(dim=1))
+
+    def standardize(
+        self, channel_features: torch.Tensor, control_features: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Robust z of features against the plate's controls, bounded to +-MAX_DEVIATION.
+
+        Parameters
+        ----------
+        channel_features : (B, S, C, F) float
+        control_features : (B, R, C, F) float or None
+            None takes the reference that the tower was fitted with.
+
+        Returns
+        -------
+        (B, S, C, F) float
+        """
+        if control_features is None:
+            center = self.reference_center[self.stain_ids]  # (C, F)
+        else:
+            center = control_features.median(dim=1, keepdim=True).values  # (B, 1, C, F)
+        z = (channel_features - center) / self.reference_scale[self.stain_ids]
+        return z.clamp(-MAX_DEVIATION, MAX_DEVIATION)

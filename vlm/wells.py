@@ -1,0 +1,221 @@
+"""Wells of a prepared store as the tower takes them, with the frozen backbone run only once."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from data.errors import InputError
+from data.files import atomic_path
+from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
+from vlm.modeling import CellPaintingVlmForConditionalGeneration
+from vlm.processing import CellPaintingProcessor
+
+SITES_PER_STEP = 8  # sites that go through the backbone together
+
+
+@dataclass
+class WellBank:
+    """Wells with the backbone's features of their sites.
+
+    Attributes
+    ----------
+    wells : DataFrame
+        One row a well, Metadata_ columns; the order of everything below.
+    site_features : (N, C, F) float32 array
+        One row a site.
+    sites_of : list of int arrays
+        Rows of `site_features` that belong to each well.
+    control_median : (P, C, F) float32 array or None
+        Median over the control sites of each plate; None where the reference is not the plate's
+        own controls (the tower's fitted reference stands in).
+    plate_of : (n_wells,) int array
+        Row of `control_median` for each well.
+    channel_mask : (n_wells, C) bool array
+        False where a channel was not imaged.
+    """
+
+    wells: pd.DataFrame
+    site_features: np.ndarray
+    sites_of: list[np.ndarray]
+    control_median: np.ndarray | None
+    plate_of: np.ndarray
+    channel_mask: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.wells)
+
+    def batch(
+        self, rows: Sequence[int] | np.ndarray, generator: np.random.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Collect the tower's inputs for some wells.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            Wells, as rows of `wells`.
+        generator : Generator, optional
+            Draws each well's sites with replacement (a training augmentation); by default every
+            site is taken, in order, wells with fewer sites repeating theirs.
+
+        Returns
+        -------
+        dict of Tensor
+            `channel_features` (B, S, C, F), `channel_mask` (B, C) and, on plates with controls,
+            `control_features` (B, 1, C, F).
+        """
+        count = max(len(self.sites_of[row]) for row in rows)
+        sites = []
+        for row in rows:
+            own = self.sites_of[row]
+            sites.append(np.resize(own, count) if generator is None else generator.choice(own, count))
+        inputs = {
+            "channel_features": torch.from_numpy(self.site_features[np.stack(sites)]),
+            "channel_mask": torch.from_numpy(self.channel_mask[rows]),
+        }
+        if self.control_median is not None:
+            controls = self.control_median[self.plate_of[rows]]
+            inputs["control_features"] = torch.from_numpy(controls[:, None])
+        return inputs
+
+    def batches(self, size: int = 64) -> Iterator[dict[str, torch.Tensor]]:
+        """Give all wells in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.batch(np.arange(start, min(start + size, len(self))))
+
+    def select(self, rows: np.ndarray) -> "WellBank":
+        """Keep some wells (a boolean mask or row numbers), sharing the features."""
+        rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
+        return WellBank(
+            self.wells.iloc[rows].reset_index(drop=True),
+            self.site_features,
+            [self.sites_of[row] for row in rows],
+            self.control_median,
+            self.plate_of[rows],
+            self.channel_mask[rows],
+        )
+
+
+def open_wells(
+    folder: str | Path,
+    model: CellPaintingVlmForConditionalGeneration,
+    processor: CellPaintingProcessor,
+) -> WellBank:
+    """Open a prepared store for a model; compute or find its backbone features.
+
+    Features are kept under `folder/cache`, keyed by what made them: backbone weights, image
+    processor and the plate's checksum.
+
+    Raises
+    ------
+    InputError
+        When the folder is not a prepared store or its channels are not the model's.
+    """
+    folder = Path(folder)
+    manifest = load_manifest(folder)
+    expected = model.config.vision_config.channels
+    if list(manifest.channels) != list(expected):
+        raise InputError(
+            f"{folder} holds the channels {', '.join(manifest.channels)}; the model expects "
+            f"{', '.join(expected)}"
+        )
+    wells = load_wells(folder).reset_index(drop=True)
+    plates = list(manifest.plates)
+    maker = _features_key(model, processor)
+    features, tables = [], []
+    for plate in tqdm(plates, desc="backbone features", unit="plate", disable=None):
+        key = hashlib.sha256((maker + manifest.plates[plate]["sha256"]).encode()).hexdigest()[:16]
+        path = folder / "cache" / f"features-{key}.npy"
+        sites = load_sites(folder, [plate])
+        if not path.exists():
+            computed = encode_sites(model, processor, sites)
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, computed)
+        features.append(np.load(path))
+        tables.append(site_table(sites)[["Metadata_Plate", "Metadata_Well"]])
+    site_features = np.concatenate(features)
+    sites_of = _group_sites(pd.concat(tables, ignore_index=True), wells)
+    plate_of = wells["Metadata_Plate"].map({plate: i for i, plate in enumerate(plates)}).to_numpy()
+    present = np.array([manifest.plates[plate]["channels_present"] for plate in plates])
+
+    control_median = None
+    if manifest.reference == "same-plate controls":
+        control = (wells["Metadata_control_type"] == "negcon").to_numpy()
+        control_median = np.stack(
+            [
+                np.median(site_features[_sites(sites_of, control & (plate_of == i))], axis=0)
+                for i in range(len(plates))
+            ]
+        )
+    return WellBank(wells, site_features, sites_of, control_median, plate_of, present[plate_of])
+
+
+def fit_reference(model: CellPaintingVlmForConditionalGeneration, bank: WellBank) -> None:
+    """Fit the tower's reference to a bank's training wells.
+
+    To its negative controls or, where there are none, to all its wells (then the median well of
+    the data set is the reference).
+    """
+    control = (bank.wells["Metadata_control_type"] == "negcon").to_numpy()
+    rows = np.flatnonzero(control) if control.any() else np.arange(len(bank))
+    sites = np.concatenate([bank.sites_of[row] for row in rows])
+    # Without controls a plate's median is biology (it holds few treatments): deviations are then
+    # taken over the whole data set.
+    plates = bank.plate_of[rows] if control.any() else np.zeros(len(rows), int)
+    per_site = np.repeat(plates, [len(bank.sites_of[row]) for row in rows])
+    model.model.vision_tower.fit_reference(
+        torch.from_numpy(bank.site_features[sites]), torch.from_numpy(per_site)
+    )
+
+
+@torch.inference_mode()
+def encode_sites(
+    model: CellPaintingVlmForConditionalGeneration, processor: CellPaintingProcessor, sites
+) -> np.ndarray:
+    """Run the backbone on every site of a plate.
+
+    Parameters
+    ----------
+    model, processor
+        The model's frozen backbone and its image processor.
+    sites : datasets.Dataset
+        From `data.store.load_sites`.
+
+    Returns
+    -------
+    (N, C, F) float32 array
+    """
+    tower = model.model.vision_tower.eval()
+    tower.backbone.to(memory_format=torch.channels_last)
+    device = next(tower.parameters()).device
+    rows = []
+    for start in range(0, len(sites), SITES_PER_STEP):
+        pixels = read_pixels(sites, range(start, min(start + SITES_PER_STEP, len(sites))))
+        values = processor.image_processor.preprocess(pixels[:, None])["pixel_values"]
+        rows.append(tower.encode_channels(values.to(device))[:, 0].float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def _features_key(
+    model: CellPaintingVlmForConditionalGeneration, processor: CellPaintingProcessor
+) -> str:
+    digest = hashlib.sha256(repr(sorted(processor.image_processor.to_dict().items())).encode())
+    for name, tensor in model.model.vision_tower.backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _group_sites(sites: pd.DataFrame, wells: pd.DataFrame) -> list[np.ndarray]:
+    keys = ["Metadata_Plate", "Metadata_Well"]
+    groups = sites.groupby(keys).indices
+    return [groups[tuple(key)] for key in wells[keys].itertuples(index=False)]
+
+
+def _sites(sites_of: list[np.ndarray], wells: np.ndarray) -> np.ndarray:
+    return np.concatenate([sites_of[row] for row in np.flatnonzero(wells)])
