@@ -1,0 +1,107 @@
+"""Questions about a well, each with the answer that the measured facts give."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from captions.descriptions import CHANGES, NO_CHANGE, describe_facts, subject
+from captions.facts import MAX_FACTS, Fact
+from captions.slots import FACT_SLOTS, Slot
+
+DESCRIBE = "What changed in this well?"
+"""The question whose answer is the description."""
+
+
+class Answer(NamedTuple):
+    """An answer with its grounds.
+
+    `kind` is what the answer comes down to ("increased", "Mito", "no change"): questions are dealt
+    out so that each kind is as frequent as any other.
+    """
+
+    text: str
+    evidence: list[Fact]
+    kind: str
+
+
+def describe(facts: Sequence[Fact], style: str = "by_subject") -> Answer:
+    """Answer `DESCRIBE`: state the first facts."""
+    said = list(facts[:MAX_FACTS])
+    return Answer(describe_facts(said, style), said, "change" if said else "no change")
+
+
+def ask_channel(stain: str, facts: Sequence[Fact]) -> Answer:
+    """Answer: what changed in this stain."""
+    found = [fact for fact in facts if fact.channel == stain][:MAX_FACTS]
+    if not found:
+        return Answer(f"No significant change in {stain}.", [], "no change")
+    return Answer(describe_facts(found), found, "change")
+
+
+def ask_missing_channel(stain: str, facts: Sequence[Fact]) -> Answer:
+    """Answer: what changed in this stain, of which there is no image."""
+    return Answer(f"{stain} was not imaged.", [], "not imaged")
+
+
+def ask_direction(slot: Slot, facts: Sequence[Fact]) -> Answer:
+    """Answer: is it larger or smaller (brighter or dimmer, ...)."""
+    for fact in facts:
+        if fact.claim.slot == slot:
+            return Answer(describe_facts([fact]), [fact], fact.direction)
+    return Answer("Neither: no significant change.", [], "no change")
+
+
+def ask_strongest_channel(facts: Sequence[Fact]) -> Answer:
+    """Answer: which channel changed most. Geometry and pairs of stains are no channel."""
+    single = [fact for fact in facts if fact.channel and "/" not in fact.channel]
+    if not single:
+        return Answer("No channel changed significantly.", [], "no change")
+    strongest = max(single, key=lambda fact: abs(fact.effect))
+    return Answer(describe_facts([strongest]), [strongest], strongest.channel)
+
+
+def ask_different(facts: Sequence[Fact]) -> Answer:
+    """Answer: is this well different from the controls."""
+    if not facts:
+        return Answer(f"No. {NO_CHANGE}", [], "no")
+    return Answer(f"Yes. {describe_facts(facts[:1])}", list(facts[:1]), "yes")
+
+
+def questions(
+    imaged: Sequence[str], missing: Sequence[str]
+) -> dict[str, Callable[[Sequence[Fact]], Answer]]:
+    """Return the questions that can be asked about a well, each with what answers it.
+
+    Parameters
+    ----------
+    imaged, missing : sequence of str
+        The stains with and without an image.
+
+    Returns
+    -------
+    dict
+        Question to a function of the well's facts (all, by rank).
+    """
+    asked: dict[str, Callable[[Sequence[Fact]], Answer]] = {
+        "What changed in this well? Answer in sentences.": partial(describe, style="sentences"),
+        "List what changed in this well.": partial(describe, style="list"),
+        "Is this well different from the controls?": ask_different,
+        "Which channel changed most?": ask_strongest_channel,
+    }
+    for stain in imaged:
+        asked[f"What changed in {stain}?"] = partial(ask_channel, stain)
+    for stain in missing:
+        asked[f"What changed in {stain}?"] = partial(ask_missing_channel, stain)
+    for slot in FACT_SLOTS:
+        if set(slot.channel.split("/")) <= {"", *imaged}:
+            asked[_direction_question(slot)] = partial(ask_direction, slot)
+    return asked
+
+
+def _direction_question(slot: Slot) -> str:
+    name = subject(slot)
+    verb, shown = ("Are", f"the {name.lower()}") if name in ("Nuclei", "Cells") else ("Is", name)
+    if slot.property == "count":
+        shown = "the cell count"
+    up, down = CHANGES[slot.property, "increased"], CHANGES[slot.property, "decreased"]
+    return f"{verb} {shown} {up} or {down}?"
