@@ -1,6 +1,5 @@
 """Profiles against their reference wells: robust z, and which features to keep."""
 
-import numpy as np
 import pandas as pd
 
 from data.errors import InputError
@@ -19,7 +18,8 @@ def feature_columns(profiles: pd.DataFrame) -> list[str]:
 def normalize_profiles(profiles: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Robust z of each feature: (x - median) / (1.4826 MAD) of the reference wells.
 
-    Computed by pycytominer (`mad_robustize`).
+    The same numbers as pycytominer's `mad_robustize`, but a feature without spread in the reference
+    is left out, where pycytominer divides by a tiny number and returns values of 1e18.
 
     Parameters
     ----------
@@ -43,29 +43,28 @@ def normalize_profiles(profiles: pd.DataFrame, reference: str) -> pd.DataFrame:
         When a plate has no reference wells, or no feature can be normalized.
     """
     features = feature_columns(profiles)
+    others = [column for column in profiles if column not in features]
     if reference == NO_REFERENCE:
         return profiles.assign(**dict.fromkeys(features, 0.0))
     if reference == MEDIAN_WELL:
-        parts = [_robust_z(profiles, features, "all")]
+        parts = [_robust_z(profiles, features, pd.Series(True, index=profiles.index))]
     elif reference == SAME_PLATE_CONTROLS:
         parts = []
         for plate, wells in profiles.groupby("Metadata_Plate", sort=False):
-            if not (wells["Metadata_control_type"] == "negcon").any():
-                raise InputError(
-                    f"plate {plate} has no negative control wells to normalize against"
-                )
-            parts.append(_robust_z(wells, features, "Metadata_control_type == 'negcon'"))
+            controls = wells["Metadata_control_type"] == "negcon"
+            if not controls.any():
+                raise InputError(f"plate {plate} has no negative control wells to compare with")
+            parts.append(_robust_z(wells, features, controls))
     else:
         raise ValueError(f"unknown reference {reference!r}")
-    usable = [f for f in features if all(not part[f].isna().all() for part in parts)]
+    usable = [name for name in features if not any(part[name].isna().all() for part in parts)]
     if not usable:
         raise InputError(
             "no feature can be normalized: the reference wells hold no cells, or are too few to "
             "differ from each other"
         )
-    normalized = pd.concat(parts).loc[profiles.index]
-    others = [column for column in profiles if column not in features]
-    return normalized[[*others, *usable]].fillna({feature: 0.0 for feature in usable})
+    normalized = pd.concat(parts).loc[profiles.index, usable].fillna(0.0)
+    return pd.concat([profiles[others], normalized], axis=1)
 
 
 def count_missing(profiles: pd.DataFrame, normalized: pd.DataFrame) -> dict[str, int]:
@@ -93,7 +92,7 @@ def select_features(profiles: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         The Metadata_ columns and the features that are left.
     """
-    from pycytominer import feature_select
+    from pycytominer import feature_select  # takes seconds to import
 
     return feature_select(
         profiles,
@@ -104,22 +103,9 @@ def select_features(profiles: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _robust_z(wells: pd.DataFrame, features: list[str], samples: str) -> pd.DataFrame:
-    """Normalize with pycytominer; a feature without spread in the reference becomes NaN."""
-    from pycytominer import normalize  # takes seconds, and worker processes never need it
-
-    if not features:
-        return wells
-    reference = wells if samples == "all" else wells.query(samples)
-    median = reference[features].median()
-    spread = (reference[features] - median).abs().median()
-    flat = spread.index[~(spread > 1e-9 * median.abs().clip(lower=1e-9))]
-    meta = [column for column in wells if column not in features]
-    # pycytominer divides by the MAD plus a tiny number: without spread that would be 1e18.
-    normalized = normalize(
-        wells, features=features, meta_features=meta, samples=samples, method="mad_robustize"
-    )
-    normalized.index = wells.index
-    return normalized.astype(dict.fromkeys(features, np.float64)).assign(
-        **dict.fromkeys(flat, np.nan)
-    )
+def _robust_z(wells: pd.DataFrame, features: list[str], reference: pd.Series) -> pd.DataFrame:
+    """Normalize against the rows where `reference` holds; no spread there gives NaN."""
+    median = wells.loc[reference, features].median()
+    mad = 1.4826 * (wells.loc[reference, features] - median).abs().median()
+    spread = mad.where(mad > 1e-9 * median.abs().clip(lower=1e-9))
+    return (wells[features] - median) / spread

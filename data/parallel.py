@@ -27,10 +27,10 @@ def ordered_map(processes: int) -> Iterator[OrderedMap]:
     if processes <= 1:
         yield map
         return
-    # Spawn and not fork: Arrow and BLAS hold threads, which do not survive a fork.
-    pool = ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
+    # A plain fork would copy locks that Arrow's and BLAS's threads hold; a spawned process would
+    # import everything again. A fork server does so once, before there are threads.
+    context = multiprocessing.get_context("forkserver")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
 
     def mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         waiting: deque[Future] = deque()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 from data.channels import CHANNELS, STAINS, stain_index
 from data.errors import InputError
@@ -168,20 +168,26 @@ def read_site(site: Site) -> NDArray[np.uint16]:
 
 def read_tiff(path: Path) -> NDArray[np.uint16]:
     """Read one 16-bit single-channel TIFF as a (H, W) array; errors name the file."""
+    # Pillow and not tifffile: JUMP's files are LZW-compressed, which tifffile reads only with
+    # another package.
     try:
-        plane = tifffile.imread(path)
+        with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
+            plane = np.asarray(image)
     except FileNotFoundError:
         raise InputError(f"{path}: image file is missing") from None
-    except (tifffile.TiffFileError, ValueError, OSError, IndexError, KeyError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{path}: not a readable TIFF ({error})") from None
+    if frames != 1:
+        raise InputError(f"{path}: expected one image in the file, found {frames}")
     if plane.dtype != np.uint16 or plane.ndim != 2:
         found = f"{plane.dtype} of shape {plane.shape}"
         raise InputError(f"{path}: expected one 16-bit channel (uint16, two axes), found {found}")
-    return plane
+    return plane.astype(np.uint16, copy=False)
 
 
-def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Read a TSV file as strings ("" where empty or NA) and check that it has the columns.
+def read_table(path: Path, columns: list[str], sep: str = "\t") -> pd.DataFrame:
+    """Read a table as strings ("" where empty or NA) and check that it has the columns.
 
     Raises
     ------
@@ -192,9 +198,9 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
         raise InputError(f"{path}: file is missing; expected a table with {', '.join(columns)}")
     try:
         # "NA" is JUMP's empty; only whole-cell values count, so the sodium in a name is safe.
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["NA"])
+        table = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, na_values=["NA"])
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable tab-separated table ({error})") from None
+        raise InputError(f"{path}: not a readable table ({error})") from None
     missing = [column for column in columns if column not in table]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}; found {', '.join(table.columns)}")

@@ -9,6 +9,11 @@ import pandas as pd
 from data.errors import InputError
 
 
+def list_targets(wells: pd.DataFrame) -> list[str]:
+    """Return the targets of the wells' reagents, sorted; a negative control has none."""
+    return sorted(_reagent_targets(wells)["target"].unique())
+
+
 def choose_held_out_targets(wells: pd.DataFrame, fraction: float, seed: int) -> set[str]:
     """Draw the targets to hold out, only among those that can be matched.
 

@@ -1,0 +1,159 @@
+"""Single fields of view without a plate around them: each becomes a plate of one well.
+
+There is nothing to compare such a field with, so its intensities are scaled by its own percentiles
+and its normalized profile is 0.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data.channels import CHANNELS, STAINS, stain_index
+from data.errors import InputError
+from data.normalize import NO_REFERENCE
+from data.plates import IMAGE_NAME, METADATA_COLUMNS, Plate, Site, read_table, read_tiff
+from data.prepare import PrepareSettings, prepare
+from data.store import Manifest
+
+FILE_STAINS = {
+    # Phenix names at JUMP; ch6 to ch8 are bright-field at several heights
+    **{"ch1": "Mito", "ch2": "AGP", "ch3": "RNA", "ch4": "ER", "ch5": "DNA"},
+    # one file a stain
+    **{stain.lower(): stain for stain in CHANNELS},
+    # CDRP-bio (cpg0012)
+    **{"hoechst": "DNA", "ersyto": "ER", "ersytobleed": "RNA", "ph_golgi": "AGP"},
+}
+"""What a file name (without its ending, lower case) or a Phenix channel says about the stain."""
+
+
+def prepare_field(
+    pixels: NDArray,
+    channels: Sequence[str],
+    out: str | Path,
+    *,
+    name: str = "field",
+    size: int = 128,
+    measure: bool = True,
+) -> Manifest:
+    """Make a prepared store of one field.
+
+    Parameters
+    ----------
+    pixels : integer array (C, H, W)
+        Cut to the central square before it is shrunk.
+    channels : sequence of str
+        The stain of each plane, in any order; Cell Painting's missing stains become zero planes.
+    out : path
+        The store's folder.
+    name : str
+        The plate's barcode in the store; the well is A01.
+    size : int
+        Height and width in the store.
+    measure : bool
+        Measure the cells (needs DNA).
+
+    Raises
+    ------
+    InputError
+        When a stain is unknown or given twice, or the pixels do not fit.
+    """
+    settings = PrepareSettings(size=size, measure=measure, processes=1)
+    plate = field_plate(pixels, channels, name)
+    return prepare([plate], out, settings, source="fields", reference=NO_REFERENCE)
+
+
+def read_fields(folder: str | Path) -> list[Plate]:
+    """Read every field below a folder, each as a plate of one well.
+
+    A field is a sub-folder with one 16-bit TIFF a stain (JUMP's Phenix names or stain names), or
+    with `images.npy` (sites, C, H, W) and `channels.csv` (column channel), one field a site.
+
+    Raises
+    ------
+    InputError
+        When there is no field, or an image is unreadable.
+    """
+    folder = Path(folder)
+    plates = []
+    for field in sorted(path for path in folder.glob("*") if path.is_dir()):
+        if (field / "images.npy").is_file():
+            plates += _read_stack(field)
+        elif files := _stain_files(field):
+            pixels = [read_tiff(path) for path in files.values()]
+            for path, plane in zip(files.values(), pixels, strict=True):
+                if plane.shape != pixels[0].shape:
+                    raise InputError(
+                        f"{path}: size is {plane.shape}, expected {pixels[0].shape} as in the "
+                        "field's other channels"
+                    )
+            plates.append(field_plate(np.stack(pixels), list(files), field.name))
+    if not plates:
+        raise InputError(f"{folder}: no folders with one TIFF a stain, or with images.npy")
+    return plates
+
+
+def field_plate(pixels: NDArray, channels: Sequence[str], name: str) -> Plate:
+    """Return a plate whose only well holds the given (C, H, W) integer pixels."""
+    if pixels.ndim != 3 or len(pixels) != len(channels) or pixels.dtype.kind != "u":
+        raise InputError(
+            f"field {name}: expected unsigned pixels ({len(channels)}, H, W), found "
+            f"{pixels.dtype} of shape {pixels.shape}"
+        )
+    for stain in channels:
+        stain_index(stain)
+    if len(set(channels)) < len(channels):
+        raise InputError(f"field {name}: a stain is given twice in {', '.join(channels)}")
+    planes = (*CHANNELS, *(s for s in STAINS if s in channels and s not in CHANNELS))
+    ordered = np.zeros((len(planes), *pixels.shape[1:]), pixels.dtype)
+    for stain, plane in zip(channels, pixels, strict=True):
+        ordered[planes.index(stain)] = plane
+    # Which reagent it got is not known, and nothing is made up.
+    well = dict.fromkeys(METADATA_COLUMNS, "") | {
+        "Metadata_Plate": name,
+        "Metadata_Well": "A01",
+        "Metadata_broad_sample": name,
+        "Metadata_pert_type": "trt",
+        "Metadata_Time": 0,
+        "Metadata_simulated": False,
+    }
+    return Plate(
+        barcode=name,
+        channels=planes,
+        channels_present=tuple(stain in channels for stain in planes),
+        wells=pd.DataFrame([well]),
+        sites=(Site("A01", 1, ()),),
+        read=partial(_given, pixels=ordered),
+    )
+
+
+def _given(site: Site, pixels: NDArray) -> NDArray:
+    return pixels
+
+
+def _stain_files(field: Path) -> dict[str, Path]:
+    files = {}
+    for path in sorted(field.rglob("*.tif*")):
+        match = IMAGE_NAME.match(path.name)
+        stain = FILE_STAINS.get(match[4] if match else path.stem.lower())
+        if stain:
+            files[stain] = path
+    return files
+
+
+def _read_stack(field: Path) -> list[Plate]:
+    path = field / "images.npy"
+    try:
+        stack = np.load(path)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: not a readable NumPy array ({error})") from None
+    channels = read_table(field / "channels.csv", ["channel"], sep=",")["channel"].tolist()
+    if stack.ndim != 4:
+        raise InputError(f"{path}: expected (sites, C, H, W), found shape {stack.shape}")
+    return [
+        field_plate(pixels, channels, f"{field.name}_{number}")
+        for number, pixels in enumerate(stack, start=1)
+    ]
