@@ -1,0 +1,317 @@
+"""Feature names to slots, and profiles to facts."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captions import facts as facts_module
+from captions.descriptions import CHANGES, subject
+from captions.facts import (
+    FACT_COLUMNS,
+    FACT_SLOTS,
+    MAX_Q_VALUE,
+    MIN_EFFECT,
+    OPPOSITE,
+    fact_labels,
+    facts_by_well,
+    feature_slot,
+    measure_facts,
+)
+from captions.slots import REFERENCE_FEATURES, feature_vote
+from data.errors import InputError
+
+FEATURES = [
+    "Image_Count_Nuclei",
+    "Nuclei_AreaShape_Area",
+    "Nuclei_AreaShape_Perimeter",
+    "Nuclei_AreaShape_FormFactor",
+    "Nuclei_AreaShape_Eccentricity",
+    "Cells_AreaShape_Area",
+    "Cells_Intensity_MeanIntensity_Mito",
+    "Cells_Intensity_UpperQuartileIntensity_Mito",
+    "Cytoplasm_Intensity_MeanIntensity_Mito",
+    "Cells_Texture_Correlation_3_00_256_Mito",
+    "Cells_Granularity_1_Mito",
+    "Cells_RadialDistribution_MeanFrac_1of4_ER",
+    "Cells_RadialDistribution_MeanFrac_4of4_ER",
+    "Cells_Correlation_Correlation_AGP_Mito",
+]
+
+
+def gaussian_plates(
+    n_controls: int, n_treated: int, seed: int, features=FEATURES, plates=("P1",)
+) -> pd.DataFrame:
+    """Robust z of wells that nothing was done to."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for plate in plates:
+        n = n_controls + n_treated
+        raw = pd.DataFrame(rng.normal(size=(n, len(features))), columns=features)
+        controls = raw.iloc[:n_controls]
+        centre = controls.median()
+        z = (raw - centre) / (1.4826 * (controls - centre).abs().median())
+        z.insert(0, "Metadata_Plate", plate)
+        z.insert(1, "Metadata_Well", [f"W{i:03d}" for i in range(n)])
+        z.insert(2, "Metadata_control_type", ["negcon"] * n_controls + [""] * n_treated)
+        parts.append(z)
+    return pd.concat(parts, ignore_index=True)
+
+
+def claims(facts: pd.DataFrame, well: str) -> list[tuple[str, ...]]:
+    mine = facts[facts["Metadata_Well"] == well].sort_values("rank")
+    return list(
+        mine[["compartment", "channel", "property", "direction"]].itertuples(index=False, name=None)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "slot"),
+    [
+        ("Image_Count_Nuclei", ("cells", "", "count")),
+        ("Nuclei_AreaShape_Area", ("nuclei", "", "size")),
+        ("Cells_AreaShape_Zernike_2_2", ("cells", "", "shape")),
+        ("Cytoplasm_Texture_Contrast_3_00_256_ER", ("cytoplasm", "ER", "texture")),
+        ("Cytoplasm_Texture_Contrast_ER_3_00_256", ("cytoplasm", "ER", "texture")),
+        ("Cells_Granularity_10_AGP", ("cells", "AGP", "granularity")),
+        ("Cells_Correlation_RWC_Mito_AGP", ("cells", "AGP/Mito", "correlation")),
+        ("Nuclei_Intensity_MassDisplacement_DNA", ("nuclei", "DNA", "distribution")),
+        ("Nuclei_Texture_SumAverage_LowZBF_10_00_256", ("nuclei", "Brightfield", "texture")),
+        ("Cells_Neighbors_PercentTouching_Adjacent", ("cells", "", "crowding")),
+        ("Cells_Intensity_MeanIntensity_Tubulin", ("cells", "Tubulin", "intensity")),
+        ("Nuclei_Location_CenterMassIntensity_X_DNA", None),
+        ("Nuclei_AreaShape_Orientation", None),
+    ],
+)
+def test_feature_slot_knows(name, slot):
+    assert feature_slot(name) == slot
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["embedding_001", "", "Cells_AreaShape", "Cells_Intensity_MeanIntensity_GFP", "Cells_Zap_X_ER"],
+)
+def test_feature_slot_refuses_what_is_not_cellprofilers(name):
+    with pytest.raises(InputError, match=re.escape(repr(name))):
+        feature_slot(name)
+
+
+def test_all_904_features_of_cpjump1_are_mapped(shared):
+    path = next((shared / "cpjump1_profiles").glob("BR00117010*.csv.gz"))
+    names = [n for n in pd.read_csv(path, nrows=0) if not n.startswith("Metadata_")]
+    slots = {name: feature_slot(name) for name in names}
+    assert len(slots) == 904
+    assert sorted(name for name, slot in slots.items() if slot is None) == [
+        "Cells_AreaShape_BoundingBoxMaximum_Y",
+        "Cells_Parent_Nuclei",
+        "Cytoplasm_AreaShape_Orientation",
+        "Nuclei_AreaShape_BoundingBoxMinimum_X",
+        "Nuclei_AreaShape_Orientation",
+        "Nuclei_Neighbors_AngleBetweenNeighbors_1",
+    ]
+    voted = {vote[0] for vote in map(feature_vote, names) if vote}
+    # These plates' feature selection dropped every area of cells; counts are kept elsewhere.
+    assert {slot for slot in FACT_SLOTS if slot not in voted} == {
+        ("cells", "", "count"),
+        ("cells", "", "size"),
+        *(s for s in FACT_SLOTS if s.channel in ("Tubulin", "Actin")),
+    }
+
+
+def test_fact_slots_are_the_agreed_few():
+    assert len(FACT_SLOTS) == len(set(FACT_SLOTS)) == 31
+    assert sum(s.channel not in ("Tubulin", "Actin") for s in FACT_SLOTS) == 25
+    assert all(slot in FACT_SLOTS for slot in REFERENCE_FEATURES)
+
+
+def test_our_own_features_give_every_slot_of_their_stains():
+    from data.channels import CHANNELS
+    from data.measure import measure_site
+
+    rng = np.random.default_rng(0)
+    yy, xx = np.mgrid[:96, :96]
+    spot = np.exp(-((yy - 48) ** 2 + (xx - 48) ** 2) / 150)
+    pixels = np.stack([spot + rng.normal(0, 0.01, spot.shape) for _ in CHANNELS]).clip(0)
+    names = list(measure_site(pixels, CHANNELS))
+    voted = {vote[0] for vote in map(feature_vote, names) if vote}
+    missing = {s for s in FACT_SLOTS if s not in voted and s.channel not in ("Tubulin", "Actin")}
+    # The stain's place in the nucleus is not measured.
+    assert missing == {("nuclei", "DNA", "distribution")}
+    assert all(
+        name in names
+        for name in REFERENCE_FEATURES.values()
+        if "bulin" not in name and "Actin" not in name
+    )
+
+
+@pytest.mark.parametrize("n_controls", [8, 16, 64])
+def test_few_controls_and_few_untreated_wells_get_a_fact(n_controls):
+    features = [
+        f"{s.compartment.capitalize()}_Intensity_MeanIntensity_{c}"
+        for s in FACT_SLOTS
+        if s.property == "intensity"
+        for c in [s.channel]
+    ]
+    features = sorted({*FEATURES, *features})
+    plates = tuple(f"P{i}" for i in range(20))
+    profiles = gaussian_plates(n_controls, 40, 1, features, plates)
+    found = facts_by_well(measure_facts(profiles))
+    has_fact = np.array(
+        [
+            key in found
+            for key in zip(profiles["Metadata_Plate"], profiles["Metadata_Well"], strict=True)
+        ]
+    )
+    is_control = (profiles["Metadata_control_type"] == "negcon").to_numpy()
+    assert has_fact[is_control].mean() <= 0.10
+    assert has_fact[~is_control].mean() <= 0.10
+
+
+def test_planted_changes_are_found_with_direction_strength_and_order():
+    profiles = gaussian_plates(16, 4, 2)
+    mito = [name for name in FEATURES if "Intensity" in name]
+    profiles.loc[16, mito] += 30
+    profiles.loc[16, "Image_Count_Nuclei"] -= 15
+    profiles.loc[17, ["Cells_Texture_Correlation_3_00_256_Mito"]] -= 40
+    profiles.loc[17, ["Cells_Granularity_1_Mito"]] += 40
+    profiles.loc[17, "Cells_RadialDistribution_MeanFrac_1of4_ER"] -= 60
+    profiles.loc[17, "Cells_RadialDistribution_MeanFrac_4of4_ER"] += 60
+    facts = measure_facts(profiles)
+    # The loss of cells is smaller, and said first all the same.
+    assert claims(facts, "W016") == [
+        ("cells", "", "count", "decreased"),
+        ("cells", "Mito", "intensity", "increased"),
+    ]
+    assert claims(facts, "W017") == [
+        ("cells", "ER", "distribution", "increased"),
+        ("cells", "Mito", "texture", "increased"),
+    ]
+    assert set(facts.loc[facts["Metadata_Well"] == "W016", "strength"]) == {"strongly"}
+    row = facts[(facts["Metadata_Well"] == "W016") & (facts["channel"] == "Mito")].iloc[0]
+    assert row["feature"] in mito
+    assert row["q_value"] < MAX_Q_VALUE
+    assert row["effect"] > MIN_EFFECT
+    assert tuple(facts) == FACT_COLUMNS
+
+
+def test_a_size_whose_plain_area_disagrees_is_no_fact():
+    profiles = gaussian_plates(16, 1, 3, [*FEATURES, "Nuclei_AreaShape_MeanRadius"])
+    profiles.loc[16, ["Nuclei_AreaShape_Perimeter", "Nuclei_AreaShape_MeanRadius"]] = 50.0
+    profiles.loc[16, "Nuclei_AreaShape_Area"] = 50.0
+    assert ("nuclei", "", "size", "increased") in claims(measure_facts(profiles), "W016")
+    profiles.loc[16, "Nuclei_AreaShape_Area"] = -2.0
+    assert claims(measure_facts(profiles), "W016") == []
+
+
+def test_a_control_is_compared_with_the_others():
+    profiles = gaussian_plates(9, 0, 4)
+    profiles.loc[0, "Image_Count_Nuclei"] = -50.0
+    assert claims(measure_facts(profiles), "W000")[0] == ("cells", "", "count", "decreased")
+
+
+def test_plates_have_their_own_controls():
+    profiles = gaussian_plates(16, 1, 5, plates=("P1", "P2"))
+    second = profiles["Metadata_Plate"] == "P2"
+    profiles.loc[second, "Image_Count_Nuclei"] -= 20.0  # all of the plate: no change within it
+    assert not (measure_facts(profiles)["property"] == "count").any()
+
+
+def test_few_controls_fall_back_to_z_itself():
+    profiles = gaussian_plates(3, 1, 6)
+    profiles[FEATURES] = 0.0
+    profiles.loc[3, "Image_Count_Nuclei"] = -6.5
+    facts = measure_facts(profiles)
+    assert facts["effect"].tolist() == [-6.5]
+    assert facts["strength"].tolist() == ["clearly"]
+
+
+def test_missing_values_and_flat_features_are_no_facts():
+    profiles = gaussian_plates(16, 2, 7)
+    profiles.loc[16, FEATURES] = np.nan
+    profiles.loc[16, "Image_Count_Nuclei"] = -40.0
+    profiles.loc[17, "Cells_AreaShape_Area"] = np.inf
+    profiles["Cells_Correlation_Correlation_AGP_Mito"] = 0.0
+    profiles.loc[17, "Cells_Correlation_Correlation_AGP_Mito"] = 99.0
+    facts = measure_facts(profiles)
+    assert claims(facts, "W016") == [("cells", "", "count", "decreased")]
+    assert claims(facts, "W017") == []
+
+
+def test_no_wells_and_no_features_give_an_empty_table():
+    profiles = gaussian_plates(8, 1, 8)
+    for empty in (profiles.iloc[:0], profiles.drop(columns=FEATURES)):
+        facts = measure_facts(empty)
+        assert tuple(facts) == FACT_COLUMNS
+        assert len(facts) == 0
+    assert facts_by_well(facts) == {}
+
+
+@pytest.mark.parametrize("column", ["Metadata_Plate", "Metadata_Well", "Metadata_control_type"])
+def test_a_missing_column_is_named(column):
+    with pytest.raises(InputError, match=column):
+        measure_facts(gaussian_plates(8, 1, 9).drop(columns=column))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_wells_and_features_does_not_matter(random):
+    profiles = gaussian_plates(12, 6, 10)
+    profiles.loc[12:, FEATURES] *= 8
+    expected = measure_facts(profiles)
+    columns = FEATURES.copy()
+    random.shuffle(columns)
+    rows = list(range(len(profiles)))
+    random.shuffle(rows)
+    shuffled = pd.concat([profiles.filter(like="Metadata_"), profiles[columns]], axis=1).iloc[rows]
+    key = ["Metadata_Well", "rank"]
+    pd.testing.assert_frame_equal(
+        measure_facts(shuffled).sort_values(key, ignore_index=True),
+        expected.sort_values(key, ignore_index=True),
+    )
+
+
+def test_labels_hold_all_facts_of_the_wells_asked_for():
+    profiles = gaussian_plates(16, 3, 11)
+    profiles.loc[17, FEATURES] *= 60
+    facts = measure_facts(profiles)
+    wells = profiles.loc[[18, 17], ["Metadata_Plate", "Metadata_Well"]]
+    labels = fact_labels(facts, wells)
+    assert labels.dtype == np.int8
+    assert labels.shape == (2, len(FACT_SLOTS))
+    assert not labels[0].any()
+    mine = facts[facts["Metadata_Well"] == "W017"]
+    assert len(mine) == np.count_nonzero(labels[1]) > 0
+    for fact in facts_by_well(mine)["P1", "W017"]:
+        sign = {"increased": 1, "decreased": -1}[fact.direction]
+        assert labels[1, FACT_SLOTS.index(fact.claim.slot)] == sign
+
+
+def test_facts_on_real_profiles_spare_the_controls(shared):
+    path = next((shared / "cpjump1_profiles").glob("BR00117010*.csv.gz"))
+    profiles = pd.read_csv(path)
+    has_fact = profiles["Metadata_Well"].isin(measure_facts(profiles)["Metadata_Well"])
+    assert has_fact[profiles["Metadata_control_type"] == "negcon"].mean() <= 0.10
+    assert has_fact[profiles["Metadata_pert_type"] == "trt"].mean() >= 0.30
+
+
+def test_the_dictionary_page_has_every_slot_and_constant():
+    page = (ROOT / "docs" / "facts.md").read_text(encoding="utf-8")
+    table = [line.split("|")[1:6] for line in page.splitlines() if line.startswith("| ")][1:]
+    assert [[cell.strip() for cell in row] for row in table] == [
+        [*slot, *(f"{subject(slot)}: {CHANGES[slot.property, d]}" for d in OPPOSITE)]
+        for slot in FACT_SLOTS
+    ]
+    for name in (
+        "MAX_Q_VALUE",
+        "MIN_EFFECT",
+        "CLEAR_EFFECT",
+        "STRONG_EFFECT",
+        "MIN_CONTROLS",
+        "CONTROLS_UNCHANGED",
+        "MAX_FACTS",
+    ):
+        assert re.search(rf"`{name}` = {getattr(facts_module, name):g}\b", page), name
