@@ -262,8 +262,8 @@ def score_labels(queries: pd.DataFrame, null_size: int = NULL_SIZE, seed: int = 
     Returns
     -------
     DataFrame
-        label, mean_average_precision, normalized_map, chance, p_value, q_value, retrieved (bool,
-        q < 0.05), n_queries, n_pos and n_total (means over the queries). Sorted by label.
+        label, mean_average_precision, normalized_map, chance, p_value, n_queries, n_pos and
+        n_total (means over the queries), q_value, retrieved (bool). Sorted by label.
     """
     p = p_values(
         queries["average_precision"].to_numpy(),
@@ -287,7 +287,12 @@ def score_labels(queries: pd.DataFrame, null_size: int = NULL_SIZE, seed: int = 
         .reset_index()
     )
     labels.insert(4, "p_value", 10 ** labels.pop("log_p"))
-    q = false_discovery_control(labels["p_value"]) if len(labels) else labels["p_value"]
-    labels.insert(5, "q_value", q)
-    labels.insert(6, "retrieved", labels["q_value"] < 0.05)
-    return labels
+    return correct_p_values(labels)
+
+
+def correct_p_values(labels: pd.DataFrame) -> pd.DataFrame:
+    """Set q_value (Benjamini-Hochberg over the rows given) and retrieved (q < 0.05)."""
+    if labels.empty:
+        return labels.assign(q_value=np.nan, retrieved=False)
+    q = false_discovery_control(labels["p_value"])
+    return labels.assign(q_value=q, retrieved=q < 0.05)

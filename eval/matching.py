@@ -1,7 +1,7 @@
 """Which perturbations look alike? The matching scores of the quickstart and of BBBC021.
 
-All take a metadata table and the feature matrix beside it (row i of one is row i of the other)
-and return a `MatchingScore`. The CPJUMP1 benchmark's protocols are in `eval.protocols`.
+The scores take a metadata table and the feature matrix beside it (row i of one is row i of the
+other). `run_protocol` is the door to the CPJUMP1 benchmark, whose tasks are in `eval.protocols`.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,85 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
-from eval.average_precision import score_labels, score_pairs, unit_rows
+from eval.average_precision import NULL_SIZE, score_labels, score_pairs, unit_rows
+from eval.cellclip import cellclip_pool, cellclip_view
+from eval.profiles import Profiles
+from eval.protocols import Condition, TaskResult, match_reagents, prepare
+from eval.reagents import consensus, score_targets, target_matrix
 
 _BLOCK = 1024  # queries compared at once, so that memory grows with the pool, not its square
+
+
+PROTOCOLS = ("published", "fixed_pool", "cellclip")
+
+
+def run_protocol(
+    profiles: Profiles,
+    protocol: str = "published",
+    pool: dict[Condition, set[str]] | None = None,
+    null_size: int = NULL_SIZE,
+    seed: int = 0,
+) -> list[TaskResult]:
+    """Run activity, matching and gene-compound matching in every condition of the profiles.
+
+    Parameters
+    ----------
+    profiles : Profiles
+        See `eval.profiles.load_profiles` (files) and `profiles_from_table` (a DataFrame).
+    protocol : {"published", "fixed_pool", "cellclip"}
+        Which reagents are matched: the active ones, a fixed list, or CellCLIP's choice.
+    pool : dict, optional
+        For "fixed_pool": the reagents of each condition; by default all of them.
+    null_size, seed : int
+        Random rankings behind each p-value, and their seed.
+
+    Returns
+    -------
+    list of TaskResult
+        Activity of every condition, then matching, then gene_compound.
+
+    Raises
+    ------
+    InputError
+        When the protocol is unknown, or the pool lacks a condition or names reagents that the
+        profiles do not have.
+
+    Examples
+    --------
+    Eight wells: two plates, each with two controls and one well of each of two compounds.
+
+    >>> import io
+    >>> from eval.profiles import profiles_from_table
+    >>> wells = pd.read_csv(io.StringIO('''
+    ... Plate,Well,broad_sample,control_type,target_list,x,y,z
+    ... P1,A01,BRD-1,,TUBB,5.0,0.1,0.2
+    ... P1,A02,BRD-2,,TUBB,4.0,0.3,-0.1
+    ... P1,A03,DMSO,negcon,,-0.1,1.0,0.4
+    ... P1,A04,DMSO,negcon,,0.1,-0.9,0.7
+    ... P2,A01,BRD-1,,TUBB,6.0,-0.2,0.1
+    ... P2,A02,BRD-2,,TUBB,4.5,0.2,0.3
+    ... P2,A03,DMSO,negcon,,0.2,0.8,-0.5
+    ... P2,A04,DMSO,negcon,,-0.3,-1.1,0.1
+    ... '''))
+    >>> wells = wells.rename(columns=lambda c: c if c in "xyz" else f"Metadata_{c}")
+    >>> wells = wells.assign(Metadata_modality="compound", Metadata_Cell_type="U2OS")
+    >>> profiles = profiles_from_table(wells.assign(Metadata_Time=48), "example")
+    >>> activity = run_protocol(profiles, null_size=1000)[0]
+    >>> activity.labels[["label", "mean_average_precision", "n_total"]].to_numpy().tolist()
+    [['BRD-1', 1.0, 3.0], ['BRD-2', 1.0, 3.0]]
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f"unknown protocol {protocol}: choose from {', '.join(PROTOCOLS)}")
+    plates = prepare(
+        cellclip_view(profiles, seed) if protocol == "cellclip" else profiles, null_size, seed
+    )
+    if protocol == "published":
+        pool = {p.condition: p.active for p in plates}
+    elif protocol == "cellclip":
+        pool = cellclip_pool(plates)
+    elif pool is None:
+        pool = {p.condition: set(p.reagents.meta["Metadata_broad_sample"]) for p in plates}
+    return [p.activity for p in plates] + match_reagents(plates, pool, null_size, seed)
 
 
 @dataclass(frozen=True)
@@ -54,33 +130,6 @@ def summarize_labels(labels: pd.DataFrame) -> MatchingScore:
         n_labels=len(labels),
         labels=labels,
     )
-
-
-def consensus(
-    meta: pd.DataFrame, features: np.ndarray, by: list[str], how: str = "median"
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Merge the wells that agree in the columns `by` into one unit profile.
-
-    Parameters
-    ----------
-    meta : DataFrame
-        One row a well.
-    features : ndarray, float, shape (n, d)
-    by : list of str
-        Columns that define a group; the other columns keep the group's first value.
-    how : {"median", "mean"}
-
-    Returns
-    -------
-    meta : DataFrame, one row a group, sorted by `by`
-    features : ndarray, float64, shape (groups, d), rows of length one
-    """
-    groups = meta.groupby(by, sort=True, dropna=False)
-    group = groups.ngroup().to_numpy()
-    wells = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-    merge = np.median if how == "median" else np.mean
-    merged = np.stack([merge(features[rows], axis=0) for rows in wells])
-    return groups.first().reset_index(), unit_rows(merged)
 
 
 def replicate_matching(
@@ -175,62 +224,6 @@ def gene_compound_matching(
             f"{len(reagents)} {'held-out ' if held_out else ''}reagents"
         )
     return summarize_labels(score_labels(queries, null_size, seed))
-
-
-def target_matrix(target_lists: pd.Series) -> pd.DataFrame:
-    """Spread "A|B" lists over one boolean column a target; no target, no True.
-
-    Examples
-    --------
-    >>> target_matrix(pd.Series(["A|B", "", "B"])).astype(int).to_numpy().tolist()
-    [[1, 1], [0, 0], [0, 1]]
-    """
-    return target_lists.fillna("").str.get_dummies(sep="|").astype(bool)
-
-
-def score_targets(
-    unit: np.ndarray, targets: pd.DataFrame, comparable: np.ndarray, signed: bool = False
-) -> pd.DataFrame:
-    """Average precision of every (reagent, target): reagents of the target should rank first.
-
-    Positives share the target, negatives share none of the query's targets; a reagent that
-    shares only another target of the query is neither.
-
-    Parameters
-    ----------
-    unit : ndarray, float64, shape (n, d)
-        One unit profile a reagent.
-    targets : DataFrame, bool, shape (n, t)
-        Which reagent has which target, see `target_matrix`.
-    comparable : ndarray, bool, shape (n, n)
-        Which reagent may answer which query (its own row and column are never used).
-    signed : bool
-        Rank by cosine; otherwise by |cosine|, so that opposite effects match too.
-
-    Returns
-    -------
-    DataFrame
-        See `eval.average_precision.score_pairs`; `query` is the row in `unit`.
-    """
-    similarity = unit @ unit.T if signed else np.abs(unit @ unit.T)
-    comparable = comparable & ~np.eye(len(unit), dtype=bool)
-    has = targets.to_numpy()
-    share = has.astype(np.float32) @ has.T.astype(np.float32) > 0
-    query, item, label = [], [], []
-    for column, name in enumerate(targets.columns):
-        members = np.flatnonzero(has[:, column])
-        q, i = np.nonzero(comparable[np.ix_(members, members)])
-        query.append(members[q])
-        item.append(members[i])
-        label.append(np.full(len(q), name, dtype=object))
-    empty: list[np.ndarray] = [np.empty(0, dtype=int)]
-    return score_pairs(
-        similarity,
-        comparable & ~share,
-        np.concatenate(query or empty),
-        np.concatenate(item or empty),
-        np.concatenate(label or empty),
-    )
 
 
 @dataclass(frozen=True)
