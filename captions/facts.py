@@ -41,6 +41,8 @@ CLEAR_EFFECT = 5.0
 STRONG_EFFECT = 8.0
 CONTROLS_UNCHANGED = 0.95
 """Share of a plate's controls that have no fact by construction."""
+CLIP_CONTROLS = 3.0
+"""Controls farther out than this many robust standard deviations count as this far."""
 MIN_CONTROLS = 8
 """Fewer controls than this on a plate do not give a spread; then z itself is the effect."""
 MAX_FACTS = 6
@@ -48,7 +50,6 @@ MAX_FACTS = 6
 
 _CELL_COUNT = Slot("cells", "", "count")
 _MAD_TO_SD = 1.4826  # of a normal distribution
-_MAD_EFFICIENCY = 0.37  # the share of n with which a standard deviation would be as precise
 
 FACT_COLUMNS = (
     "Metadata_Plate",
@@ -93,12 +94,14 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
 
     1. Score of a slot: median over its voting features (`captions.slots.feature_vote`) of
        sign x z, where z is the profile's value.
-    2. Effect: e = (score - m) / s, m the median and s 1.4826 x the median absolute deviation of
-       the scores of the same plate's negative controls; a control is left out of its own m and s.
-       On a plate with fewer than 8 controls e = score.
-    3. p: two-sided, Student's t of e / sqrt(1 + 1/d) with d = 0.37 n degrees of freedom for n
-       controls (0.37 is the efficiency of the median absolute deviation); normal for few controls.
-       q: Benjamini-Hochberg over the slots of a well.
+    2. Effect: e = (score - m) / s, m the median and s the standard deviation of the scores of the
+       same plate's negative controls, clipped to m +- 3 x 1.4826 x their median absolute deviation
+       (of few controls that deviation alone is too rough a spread, and without the clipping one
+       dead control hides all else); a control is left out of its own m and s. On a plate with fewer
+       than 8 controls e = score.
+    3. p: two-sided, Student's t of e / sqrt(1 + 1/n) with n - 1 degrees of freedom for n controls
+       (a prediction interval); normal for few controls. q: Benjamini-Hochberg over the slots of a
+       well.
     4. A well may have facts when its largest |e| exceeds the 95 % quantile of its plate's controls'
        largest |e| (real controls have longer tails than a normal distribution, and they alone know
        how long; after the maxT method of Westfall and Young, 1993).
@@ -247,15 +250,16 @@ def _compare(
         for row in usable:
             others = score[usable[usable != row]]
             effects[row, column] = _robust_z(score[row], others)
-        freedom = _MAD_EFFICIENCY * len(usable)
-        t = effects[:, column] / np.sqrt(1 + 1 / freedom)
-        p_values[:, column] = 2 * stats.t.sf(np.abs(t), freedom)
+        t = effects[:, column] / np.sqrt(1 + 1 / len(usable))
+        p_values[:, column] = 2 * stats.t.sf(np.abs(t), len(usable) - 1)
     return effects, p_values
 
 
 def _robust_z(values: NDArray[np.float64], controls: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance from the controls' median in standard deviations of the clipped controls."""
     centre = np.median(controls)
-    spread = _MAD_TO_SD * np.median(np.abs(controls - centre))
+    limit = CLIP_CONTROLS * _MAD_TO_SD * np.median(np.abs(controls - centre))
+    spread = np.std(np.clip(controls, centre - limit, centre + limit), ddof=1)
     # More than half of the controls are equal: no spread is known, so nothing is a change.
     return (values - centre) / spread if spread > 0 else np.zeros_like(values)
 
