@@ -9,7 +9,7 @@ import pandas as pd
 from eval.average_precision import NULL_SIZE, correct_p_values
 from eval.corrections import correct
 from eval.profiles import Profiles
-from eval.protocols import Condition, Reagents, TaskResult, activity, matching
+from eval.protocols import Condition, Plates, Reagents, TaskResult, activity, matching
 
 
 def label_permuted_activity(
@@ -52,6 +52,16 @@ def control_position_activity(
     return TaskResult("activity", condition, labels, int(negcon.sum()))
 
 
+def position_excluded_activity(
+    condition: Condition, wells: Profiles, null_size: int = NULL_SIZE, seed: int = 0
+) -> TaskResult:
+    """Activity without pairs of wells in the same position, which share the position's effect.
+
+    Reagents that stand in one position on all plates are no labels any more: see n_labels.
+    """
+    return activity(condition, wells, null_size, seed, exclude_position=True)
+
+
 def half_controls(
     profiles: Profiles, correction: str, judge_on_fitted: bool, seed: int = 0
 ) -> Profiles:
@@ -90,12 +100,19 @@ def label_permuted_matching(
     return matching(Reagents(reagents.condition, meta, reagents.unit), null_size, seed)
 
 
-def with_targets(reagents: Reagents, targets: set[str]) -> Reagents:
-    """Keep the reagents that have one of the targets: held-out queries among held-out negatives.
+def held_out_pool(
+    plates: list[Plates], pool: dict[Condition, set[str]], targets: set[str]
+) -> dict[Condition, set[str]]:
+    """Cut a pool to the reagents of held-out targets: held-out queries, held-out negatives.
 
     A model that merely learned what training reagents look like gains by ranking them last; in
     this pool it cannot.
     """
-    lists = reagents.meta["Metadata_target_list"].str.split("|")
-    rows = lists.map(lambda listed: not targets.isdisjoint(listed))
-    return reagents.keep(reagents.meta.loc[rows, "Metadata_broad_sample"])
+    result = {}
+    for p in plates:
+        lists = p.reagents.meta["Metadata_target_list"].str.split("|")
+        rows = lists.map(lambda listed: not targets.isdisjoint(listed))
+        result[p.condition] = pool[p.condition] & set(
+            p.reagents.meta.loc[rows, "Metadata_broad_sample"]
+        )
+    return result

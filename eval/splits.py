@@ -51,13 +51,14 @@ def held_out_targets(meta: pd.DataFrame, split: str) -> set[str]:
 def representation_split(modality: str, time: str) -> str:
     """CPJUMP1's official split for representation learning.
 
-    Train on genetic reagents, validate on compounds at 24 h, test on compounds at 48 h.
+    Train on genetic reagents, validate on compounds at 24 h, test on compounds at 48 h; a
+    gene-compound condition is of its compounds' half.
 
     Examples
     --------
-    >>> representation_split("compound", "48"), representation_split("orf", "48")
-    ('test', 'train')
+    >>> [representation_split(*c) for c in (("compound", "48"), ("compound+orf", "24+48"))]
+    ['test', 'validate']
     """
-    if modality != "compound":
+    if not modality.startswith("compound"):
         return "train"
-    return "validate" if time == "24" else "test"
+    return "validate" if time.split("+")[0] == "24" else "test"
