@@ -44,9 +44,12 @@ CONTROLS_UNCHANGED = 0.95
 CLIP_CONTROLS = 3.0
 """Controls farther out than this many robust standard deviations count as this far."""
 MIN_CONTROLS = 8
-"""Fewer controls than this on a plate do not give a spread; then z itself is the effect."""
+"""Fewer controls than this on a plate (or spare replicates) do not give a spread."""
 MAX_FACTS = 6
 """A description says at most the first six facts of a well."""
+
+TREATMENT_COLUMNS = ("Metadata_broad_sample", "Metadata_concentration")
+"""Wells that agree in these are replicates."""
 
 _CELL_COUNT = Slot("cells", "", "count")
 _MAD_TO_SD = 1.4826  # of a normal distribution
@@ -98,10 +101,11 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
        same plate's negative controls, clipped to m +- 3 x 1.4826 x their median absolute deviation
        (of few controls that deviation alone is too rough a spread, and without the clipping one
        dead control hides all else); a control is left out of its own m and s. On a plate with fewer
-       than 8 controls e = score.
+       than 8 controls m = 0, the reference of the z, and s is the spread, clipped likewise, among
+       wells of the same treatment in the whole table; without replicates e = score.
     3. p: two-sided, Student's t of e / sqrt(1 + 1/n) with n - 1 degrees of freedom for n controls
-       (a prediction interval); normal for few controls. q: Benjamini-Hochberg over the slots of a
-       well.
+       (a prediction interval); of e with wells - treatments degrees of freedom for replicates;
+       normal without. q: Benjamini-Hochberg over the slots of a well.
     4. A well may have facts when its largest |e| exceeds the 95 % quantile of its plate's controls'
        largest |e| (real controls have longer tails than a normal distribution, and they alone know
        how long; after the maxT method of Westfall and Young, 1993).
@@ -112,7 +116,8 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
     ----------
     profiles : DataFrame
         One row a well: Metadata_Plate, Metadata_Well, Metadata_control_type ("negcon" marks a
-        control) and CellProfiler features as robust z. NaN counts as not measured.
+        control) and CellProfiler features as robust z. NaN counts as not measured. Replicates are
+        wells with equal Metadata_broad_sample and, where there is one, Metadata_concentration.
 
     Returns
     -------
@@ -136,14 +141,17 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
 
     scores = np.column_stack([_nanmedian(aligned[slot][1]) for slot in FACT_SLOTS])
     effects, p_values = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
-    unlike_controls = np.zeros((len(scores), 1), bool)
+    unlike_controls = np.ones((len(scores), 1), bool)
     is_control = (profiles["Metadata_control_type"] == "negcon").to_numpy()
+    spread, freedom = _replicate_spread(scores, profiles)
     for rows in profiles.groupby("Metadata_Plate", sort=False).indices.values():
-        effects[rows], p_values[rows] = _compare(scores[rows], is_control[rows])
+        if is_control[rows].sum() < MIN_CONTROLS:
+            effects[rows] = scores[rows] / spread
+            p_values[rows] = 2 * stats.t.sf(np.abs(effects[rows]), freedom)
+            continue
+        effects[rows], p_values[rows] = _compare_with_controls(scores[rows], is_control[rows])
         largest = np.nan_to_num(np.abs(effects[rows])).max(axis=1)
-        controls = largest[is_control[rows]]
-        enough = len(controls) >= MIN_CONTROLS
-        limit = np.quantile(controls, CONTROLS_UNCHANGED, method="lower") if enough else 0.0
+        limit = np.quantile(largest[is_control[rows]], CONTROLS_UNCHANGED, method="lower")
         unlike_controls[rows, 0] = largest > limit
     q_values = _benjamini_hochberg(p_values)
 
@@ -234,34 +242,59 @@ def _nanmedian(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _compare(
+def _compare_with_controls(
     scores: NDArray[np.float64], is_control: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Effects and p-values, each (wells of one plate, slots)."""
+    """Effects and p-values, each (wells of one plate, slots); NaN for a slot few controls have."""
     effects, p_values = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
     for column in range(scores.shape[1]):
         score = scores[:, column]
         usable = np.flatnonzero(is_control & np.isfinite(score))
         if len(usable) < MIN_CONTROLS:
-            effects[:, column] = score
-            p_values[:, column] = 2 * stats.norm.sf(np.abs(score))
             continue
-        effects[:, column] = _robust_z(score, score[usable])
+        effects[:, column] = _effect(score, score[usable])
         for row in usable:
             others = score[usable[usable != row]]
-            effects[row, column] = _robust_z(score[row], others)
+            effects[row, column] = _effect(score[row], others)
         t = effects[:, column] / np.sqrt(1 + 1 / len(usable))
         p_values[:, column] = 2 * stats.t.sf(np.abs(t), len(usable) - 1)
     return effects, p_values
 
 
-def _robust_z(values: NDArray[np.float64], controls: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance from the controls' median in standard deviations of the clipped controls."""
+def _effect(values: NDArray[np.float64], controls: NDArray[np.float64]) -> NDArray[np.float64]:
     centre = np.median(controls)
-    limit = CLIP_CONTROLS * _MAD_TO_SD * np.median(np.abs(controls - centre))
-    spread = np.std(np.clip(controls, centre - limit, centre + limit), ddof=1)
-    # More than half of the controls are equal: no spread is known, so nothing is a change.
-    return (values - centre) / spread if spread > 0 else np.zeros_like(values)
+    return (values - centre) / _clipped_sd(controls - centre, len(controls) - 1)
+
+
+def _replicate_spread(
+    scores: NDArray[np.float64], profiles: pd.DataFrame
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Spread among wells of a treatment and its degrees of freedom, each (slots,).
+
+    1 and infinity (a standard normal distribution) for slots without enough replicates.
+    """
+    spread, freedom = np.ones(scores.shape[1]), np.full(scores.shape[1], np.inf)
+    treatment = [name for name in TREATMENT_COLUMNS if name in profiles]
+    if not treatment:
+        return spread, freedom
+    table = pd.DataFrame(scores)
+    groups = table.groupby([profiles[name] for name in treatment])
+    residuals = (table - groups.transform("mean")).to_numpy()
+    counts = groups.transform("count").to_numpy()
+    for column in range(scores.shape[1]):
+        usable = np.isfinite(residuals[:, column]) & (counts[:, column] > 1)
+        spare = usable.sum() - (1 / counts[usable, column]).sum()  # wells - treatments
+        if spare >= MIN_CONTROLS:
+            spread[column] = _clipped_sd(residuals[usable, column], spare)
+            freedom[column] = spare
+    return spread, freedom
+
+
+def _clipped_sd(deviations: NDArray[np.float64], freedom: float) -> float:
+    """Standard deviation after clipping; infinite (nothing is a change) for flat values."""
+    limit = CLIP_CONTROLS * _MAD_TO_SD * np.median(np.abs(deviations))
+    spread = np.sqrt(np.sum(np.clip(deviations, -limit, limit) ** 2) / freedom)
+    return float(spread) if spread > 0 else np.inf
 
 
 def _benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -237,6 +237,31 @@ def test_few_controls_fall_back_to_z_itself():
     assert facts["strength"].tolist() == ["clearly"]
 
 
+def test_without_controls_replicates_say_what_is_noise():
+    n = 40
+    rng = np.random.default_rng(13)
+    treatment = np.repeat(np.arange(n // 2), 2)
+    area = rng.normal(size=n // 2)[treatment]  # treatments differ much, replicates little
+    profiles = pd.DataFrame(
+        {
+            "Metadata_Plate": [f"P{i % 4}" for i in range(n)],
+            "Metadata_Well": [f"W{i:03d}" for i in range(n)],
+            "Metadata_control_type": "",
+            "Metadata_broad_sample": "one",
+            "Metadata_concentration": treatment.astype(float),
+            "Nuclei_AreaShape_Area": area + 0.05 * rng.normal(size=n),
+            "Cells_AreaShape_Area": rng.normal(size=n),
+        }
+    )
+    facts = measure_facts(profiles)
+    changed = set(facts.loc[facts["compartment"] == "nuclei", "Metadata_Well"])
+    assert {f"W{i:03d}" for i in np.flatnonzero(np.abs(area) > 0.5)} <= changed
+    assert {f"W{i:03d}" for i in np.flatnonzero(np.abs(area) < 0.05)}.isdisjoint(changed)
+    assert (facts["compartment"] == "cells").sum() <= 2
+    # Without the concentration all wells are one treatment, and its spread is all there is.
+    assert len(measure_facts(profiles.drop(columns="Metadata_concentration"))) <= 2
+
+
 def test_missing_values_and_flat_features_are_no_facts():
     profiles = gaussian_plates(16, 2, 7)
     profiles.loc[16, FEATURES] = np.nan
