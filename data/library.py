@@ -74,7 +74,8 @@ def axis_vector(effects: dict[str, float]) -> NDArray[np.float64]:
 
 def build_library(
     n_targets: int,
-    n_inactive: int,
+    n_inactive_compounds: int,
+    n_inactive_genes: int,
     compound_strength: float,
     crispr_strength: float,
     orf_strength: float,
@@ -88,7 +89,7 @@ def build_library(
 
     Parameters
     ----------
-    n_targets, n_inactive : int
+    n_targets, n_inactive_compounds, n_inactive_genes : int
         How many of `TARGETS` and of the inactive compounds and genes to use.
     compound_strength, crispr_strength, orf_strength : float
         Factor on the target's effects.
@@ -116,15 +117,15 @@ def build_library(
                 Reagent(_sample("C", library), name, "compound", target.gene, False, seen, 0.92)
             )
         for _ in range(2 + number % 2):
-            seen = crispr_strength * rng.uniform(0.85, 1.1) * effects + 0.6 * off_target()
+            seen = crispr_strength * rng.uniform(0.85, 1.1) * effects + 0.85 * off_target()
             penetrance = rng.uniform(0.6, 0.9)
             library.append(_gene_reagent("crispr", target, seen, penetrance, library))
         sign = 1.0 if target.orf_mimics else -1.0
-        seen = orf_strength * sign * effects + 0.6 * off_target()
+        seen = orf_strength * sign * effects + 0.85 * off_target()
         library.append(_gene_reagent("orf", target, seen, 0.8, library))
-    for name in INACTIVE_COMPOUNDS[:n_inactive]:
+    for name in INACTIVE_COMPOUNDS[:n_inactive_compounds]:
         library.append(Reagent(_sample("C", library), name, "compound", "", False, nothing, 1.0))
-    for gene in INACTIVE_GENES[:n_inactive]:
+    for gene in INACTIVE_GENES[:n_inactive_genes]:
         for modality, letter in (("crispr", "K"), ("orf", "O")):
             sample = _sample(letter, library)
             library.append(Reagent(sample, gene, modality, gene, False, nothing, 1.0))

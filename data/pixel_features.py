@@ -90,7 +90,8 @@ def _perimeter(labels: Labels, n: int) -> Values:
     length[[21, 33]] = np.sqrt(2)
     length[[13, 23]] = (1 + np.sqrt(2)) / 2
     on_border = here > 0
-    return np.bincount(here[on_border], length[code[on_border]], minlength=n + 1)[1:]
+    total = np.bincount(here[on_border], length[code[on_border]], minlength=n + 1)
+    return total[1:].astype(np.float64)
 
 
 def intensity_features(labels: Labels, plane: Plane, n: int) -> dict[str, Values]:

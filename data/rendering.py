@@ -167,20 +167,20 @@ def _stain(
     part = outside / (outside + to_edge + 1e-3)  # 0 at the nucleus, 1 at the cell's edge
     body = np.clip(to_edge / 4, 0, 1) * (0.55 + 0.45 * (1 - part))  # thin towards the edge
 
-    dna = nucleus * owner["dna"] * (0.8 + owner["chromatin"] * noise["chromatin"])
+    dna = nucleus * owner["dna"] * np.maximum(0.8 + owner["chromatin"] * noise["chromatin"], 0)
     reticulum = 0.45 + 0.75 * noise["network"]
     er = owner["er"] * body * np.exp(-part / owner["er_reach"]) * reticulum
     er *= 0.25 + 0.75 * cytoplasm
 
     spots = 1 / (1 + np.exp(-6 * (noise["nucleoli"] - owner["nucleoli_cut"])))
-    rna = 0.55 * owner["rna"] * body * cytoplasm * (0.8 + 0.15 * noise["chromatin"])
+    rna = 0.55 * owner["rna"] * body * cytoplasm * np.maximum(0.8 + 0.15 * noise["chromatin"], 0)
     rna += nucleus * (0.35 * np.sqrt(owner["rna"]) + owner["nucleoli"] * spots)
 
     reach = 1.35 * owner["nucleus_radius"]
     gap_y = y - reach * np.sin(owner["golgi_angle"])
     gap_x = x - reach * np.cos(owner["golgi_angle"])
     golgi = np.exp(-(gap_y**2 + gap_x**2) / (0.35 * owner["nucleus_radius"] ** 2))
-    golgi *= owner["golgi"] * (0.7 + 0.4 * noise["dots"])
+    golgi *= owner["golgi"] * np.maximum(0.7 + 0.4 * noise["dots"], 0)
     vesicles = owner["vesicles"] * np.clip(noise["dots"] - 0.9, 0, 2) * np.exp(-part)
     rim = np.exp(-((to_edge - 1.5) ** 2) / 4)
     cos, sin = np.cos(owner["angle"]), np.sin(owner["angle"])

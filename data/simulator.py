@@ -1,9 +1,6 @@
 """Simulated plates in JUMP's own layout: pictures, platemaps and metadata, all marked simulated."""
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +15,8 @@ from data.errors import InputError
 from data.files import atomic_path
 from data.library import Reagent, build_library
 from data.microscope import draw_plate_conditions, draw_well_conditions, photograph
-from data.phenotypes import AXES, INACTIVE_GENES, TARGETS
+from data.parallel import ordered_map
+from data.phenotypes import AXES, INACTIVE_COMPOUNDS, INACTIVE_GENES, TARGETS
 from data.rendering import render_field
 
 ROWS, COLUMNS = "ABCDEFGH", 12
@@ -39,8 +37,8 @@ class SimulationConfig:
     ----------
     seed : int
         The same seed and settings give the same files.
-    n_targets, n_inactive : int
-        Targets, and inactive compounds (and as many inactive genes).
+    n_targets, n_inactive_compounds, n_inactive_genes : int
+        Targets, and reagents without any effect; each gene has a guide and an ORF.
     compound_plates, crispr_plates, orf_plates : int
         Replicate plates of each modality; all plates of a modality share one platemap.
     controls : int
@@ -75,25 +73,26 @@ class SimulationConfig:
 
     seed: int = 7
     n_targets: int = len(TARGETS)
-    n_inactive: int = len(INACTIVE_GENES)
+    n_inactive_compounds: int = len(INACTIVE_COMPOUNDS)
+    n_inactive_genes: int = len(INACTIVE_GENES)
     compound_plates: int = 4
     crispr_plates: int = 2
     orf_plates: int = 2
-    controls: int = 16
+    controls: int = 14
     orf_wells: int = 2
     sites: int = 2
     field_size: int = 256
     cells: float = 34.0
-    compound_strength: float = 1.0
-    crispr_strength: float = 0.9
-    orf_strength: float = 0.6
-    off_target_strength: float = 0.5
-    cell_variation: float = 0.3
+    compound_strength: float = 0.55
+    crispr_strength: float = 0.55
+    orf_strength: float = 0.45
+    off_target_strength: float = 1.1
+    cell_variation: float = 0.15
     plate_variation: float = 0.25
-    well_staining: float = 0.08
-    density_variation: float = 0.15
-    focus_variation: float = 0.25
-    position_strength: float = 0.1
+    well_staining: float = 0.06
+    density_variation: float = 0.12
+    focus_variation: float = 0.2
+    position_strength: float = 0.08
     camera_noise: float = 1.0
     processes: int = 2
 
@@ -110,7 +109,8 @@ def simulation_library(config: SimulationConfig) -> list[Reagent]:
     """Return the reagents that `simulate_plates` uses, with the truth about their effects."""
     return build_library(
         config.n_targets,
-        config.n_inactive,
+        config.n_inactive_compounds,
+        config.n_inactive_genes,
         config.compound_strength,
         config.crispr_strength,
         config.orf_strength,
@@ -146,21 +146,16 @@ def simulate_plates(out: Path | str, config: SimulationConfig) -> None:
         _write_tables(folder, plates, library, config)
         tasks = [(plate, well) for plate in plates for well in plate.wells]
         draw = partial(_draw_well, config, folder / "images")
-        workers = (
-            ProcessPoolExecutor(config.processes, multiprocessing.get_context("spawn"))
-            if config.processes > 1
-            else nullcontext()
-        )
-        with workers as pool:
-            done = map(draw, tasks) if pool is None else pool.map(draw, tasks, chunksize=8)
-            for _ in tqdm(done, total=len(tasks), desc="simulating wells"):
+        with ordered_map(config.processes) as mapped:
+            for _ in tqdm(mapped(draw, tasks), total=len(tasks), desc="simulating", unit="well"):
                 pass
 
 
 def _check(config: SimulationConfig) -> None:
     limits = {
         "n_targets": (1, len(TARGETS)),
-        "n_inactive": (0, len(INACTIVE_GENES)),
+        "n_inactive_compounds": (0, len(INACTIVE_COMPOUNDS)),
+        "n_inactive_genes": (0, len(INACTIVE_GENES)),
         "controls": (2, len(ROWS) * COLUMNS),
         "sites": (1, 99),
         "field_size": (32, 1024),
@@ -186,7 +181,7 @@ def _lay_out(library: list[Reagent], config: SimulationConfig) -> Iterator[_Plat
         if len(treated) + config.controls > len(ROWS) * COLUMNS:
             raise InputError(
                 f"{modality} plates: {len(treated)} treated and {config.controls} control wells do "
-                f"not fit into {len(ROWS) * COLUMNS}; lower n_targets, n_inactive or controls"
+                f"not fit into {len(ROWS) * COLUMNS}; lower n_targets, n_inactive_... or controls"
             )
         spread = _spread_wells(config.controls, rng)
         free = rng.permutation(sorted(set(_all_wells()) - set(spread)))
@@ -232,7 +227,7 @@ def _draw_well(config: SimulationConfig, images: Path, task: tuple[_Plate, str])
     )
     expected = config.cells * (config.field_size / 256) ** 2 * in_well.density
     affected = reagent.penetrance * reagent.effects[AXES.index("cell_count")]
-    expected *= float(np.exp(0.9 * affected))
+    expected *= float(np.exp(0.5 * affected))
     for site in range(1, config.sites + 1):
         n = int(rng.poisson(expected))
         hit = rng.random(n) < reagent.penetrance
