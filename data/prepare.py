@@ -47,6 +47,9 @@ from data.store import (
 ILLUMINATION_SITES = 512
 """At most this many sites, evenly spread, estimate a plate's illumination."""
 
+FEWEST_ILLUMINATION_SITES = 16
+"""With fewer sites the estimate is worse than no correction (measured on simulated plates)."""
+
 TABLES = ("wells.parquet", "profiles.parquet", "profiles_normalized.parquet")
 
 WELL_KEY = ["Metadata_Plate", "Metadata_Well"]
@@ -213,9 +216,10 @@ def _find_correction(plates: Sequence[Plate], reference: str, mapped: OrderedMap
     sites = [(_without_tables(plate), site) for plate in plates for site in plate.sites]
     illumination = None
     if reference == SAME_PLATE_CONTROLS:
-        spread = sites[:: -(-len(sites) // ILLUMINATION_SITES)]
-        shrunk = mapped(shrink_site, [(plate, site, shape) for plate, site in spread])
-        illumination = estimate_illumination(_bar(shrunk, len(spread), f"{name} illumination"))
+        if len(sites) >= FEWEST_ILLUMINATION_SITES:
+            spread = sites[:: -(-len(sites) // ILLUMINATION_SITES)]
+            shrunk = mapped(shrink_site, [(plate, site, shape) for plate, site in spread])
+            illumination = estimate_illumination(_bar(shrunk, len(spread), f"{name} illumination"))
         controls = first.wells["Metadata_Well"][first.wells["Metadata_control_type"] == "negcon"]
         sites = [(plate, site) for plate, site in sites if site.well in set(controls)]
     channels = len(first.channels)

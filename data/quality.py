@@ -43,7 +43,8 @@ def measure_quality(
 def power_slope(plane: NDArray) -> float:
     """Return the slope of the radially averaged power spectrum on log-log axes.
 
-    CellProfiler's ImageQuality_PowerLogLogSlope (Bray et al., J Biomol Screen 2012).
+    As CellProfiler's ImageQuality_PowerLogLogSlope (Bray et al., J Biomol Screen 2012), on a Hann
+    window.
 
     Parameters
     ----------
@@ -53,7 +54,9 @@ def power_slope(plane: NDArray) -> float:
     plane = plane - plane.mean()
     if not plane.any():
         return 0.0
-    power = np.abs(np.fft.rfft2(plane)) ** 2
+    # A window, because the jump between opposite borders would look like sharp detail.
+    window = np.hanning(plane.shape[0])[:, None] * np.hanning(plane.shape[1])[None]
+    power = np.abs(np.fft.rfft2(plane * window)) ** 2
     rows = np.fft.fftfreq(plane.shape[0])[:, None]
     columns = np.fft.rfftfreq(plane.shape[1])[None]
     ring = (np.hypot(rows, columns) * min(plane.shape)).astype(int)

@@ -26,12 +26,12 @@ COMPOUNDS = {
 GUIDES = {"A01": "NT-1", "A02": "G-1", "A03": "NT-2", "B01": "G-2", "B02": "", "B03": "NT-1"}
 
 
-def draw_site(rng: np.random.Generator, size: int = 96, cells: int = 6) -> NDArray[np.uint16]:
+def draw_site(rng: np.random.Generator, size: int = 96, cells: int = 9) -> NDArray[np.uint16]:
     """Draw five planes (Mito, AGP, RNA, ER, DNA): nuclei with wider, dimmer cytoplasm."""
     rows, columns = np.mgrid[:size, :size]
     planes = np.zeros((5, size, size))
     for _ in range(cells):
-        y, x = rng.uniform(size * 0.1, size * 0.9, 2)
+        y, x = rng.uniform(-15, size + 15, 2)  # some are cut by the border, as in any field
         distance = np.hypot(rows - y, columns - x) / rng.uniform(0.9, 1.1)
         brightness = rng.uniform(0.8, 1.2, 5)[:, None, None]
         cytoplasm = np.exp(-((distance / 12) ** 2))
@@ -86,23 +86,27 @@ def _write_tables(folder: Path, modality: str) -> None:
     channels = pd.DataFrame({"channel": CHANNEL_FILES.keys(), "stain": CHANNEL_FILES.values()})
     channels.to_csv(folder / "channels.tsv", sep="\t", index=False)
     if modality == "compound":
-        reagents = pd.DataFrame(
-            [
-                ("BRD-1", "nocodazole", "TUBB|TUBB4B", "trt", "NA", "CCO"),
-                ("BRD-2", "barasertib", "AURKB", "control", "poscon_cp", "CCN"),
-                ("BRD-3", "nothing", "", "trt", "NA", "C"),
-                ("NA", "DMSO", "NA", "control", "negcon", "CS(C)=O"),
-            ],
-            columns=["broad_sample", "pert_iname", "target_list", "pert_type", "control_type", "smiles"],
-        )  # fmt: skip
+        columns = [
+            "broad_sample",
+            "pert_iname",
+            "target_list",
+            "pert_type",
+            "control_type",
+            "smiles",
+        ]
+        rows = [
+            ("BRD-1", "nocodazole", "TUBB|TUBB4B", "trt", "NA", "CCO"),
+            ("BRD-2", "barasertib", "AURKB", "control", "poscon_cp", "CCN"),
+            ("BRD-3", "nothing", "", "trt", "NA", "C"),
+            ("NA", "DMSO", "NA", "control", "negcon", "CS(C)=O"),
+        ]
     else:
-        reagents = pd.DataFrame(
-            [
-                ("G-1", "TUBB", "trt", ""),
-                ("G-2", "AURKB", "control", "poscon_diverse"),
-                ("NT-1", "", "control", "negcon"),
-                ("NT-2", "", "control", "negcon"),
-            ],
-            columns=["broad_sample", "gene", "pert_type", "control_type"],
-        )
+        columns = ["broad_sample", "gene", "pert_type", "control_type"]
+        rows = [
+            ("G-1", "TUBB", "trt", ""),
+            ("G-2", "AURKB", "control", "poscon_diverse"),
+            ("NT-1", "", "control", "negcon"),
+            ("NT-2", "", "control", "negcon"),
+        ]
+    reagents = pd.DataFrame(rows, columns=columns)
     reagents.to_csv(folder / "metadata" / f"{modality}_metadata.tsv", sep="\t", index=False)

@@ -1,0 +1,81 @@
+"""Single fields: real ones of three microscopes, a missing stain, and faults by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import CHANNEL_FILES, draw_site
+from PIL import Image
+
+from data.channels import CHANNELS
+from data.errors import InputError
+from data.fields import prepare_field, read_fields
+from data.normalize import feature_columns
+from data.site import BRIGHT
+from data.store import load_manifest, load_profiles, load_sites, load_wells, read_pixels
+
+STAINS = list(CHANNEL_FILES.values())
+
+
+def test_a_field_is_scaled_by_itself(tmp_path: Path) -> None:
+    pixels = draw_site(np.random.default_rng(0))
+    manifest = prepare_field(pixels, STAINS, tmp_path, name="mine", size=48)
+    assert manifest.reference == "none (single field)"
+    assert manifest.plates["mine"]["channels_present"] == [True] * 5
+    (stored,) = read_pixels(load_sites(tmp_path), [0])
+    assert (stored.max(axis=(1, 2)) < 1.2 * BRIGHT).all()
+    assert (stored.max(axis=(1, 2)) > 0.7 * BRIGHT).all()
+    dna = pixels[STAINS.index("DNA")].astype(float).reshape(48, 2, 48, 2).mean(axis=(1, 3))
+    assert np.corrcoef(stored[CHANNELS.index("DNA")].ravel(), dna.ravel())[0, 1] > 0.999
+    normalized = load_profiles(tmp_path, normalized=True)
+    assert (normalized[feature_columns(normalized)] == 0).all(axis=None)
+    assert load_wells(tmp_path).loc[0, "Metadata_broad_sample"] == "mine"
+
+
+def test_missing_and_further_stains(tmp_path: Path) -> None:
+    pixels = draw_site(np.random.default_rng(0))[:, 8:-8]  # and not square
+    manifest = prepare_field(pixels[[4, 1]], ["DNA", "Actin"], tmp_path, size=40, measure=False)
+    assert manifest.channels == [*CHANNELS, "Actin"]
+    assert manifest.plates["field"]["channels_present"] == [True, *[False] * 4, True]
+    (stored,) = read_pixels(load_sites(tmp_path), [0])
+    assert stored.any(axis=(1, 2)).tolist() == [True, *[False] * 4, True]
+
+
+def test_faults_are_named(tmp_path: Path) -> None:
+    pixels = draw_site(np.random.default_rng(0))
+    for bad, stains, complaint in (
+        (pixels, ["DNA"], r"expected unsigned pixels \(1, H, W\), found uint16 of shape \(5,"),
+        (pixels / 2, STAINS, "found float64"),
+        (pixels, [*STAINS[:4], "Nile"], "unknown stain 'Nile'"),
+        (pixels, [*STAINS[:4], "Mito"], "a stain is given twice"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            prepare_field(bad, stains, tmp_path / "out")
+    with pytest.raises(InputError, match="no folders with one TIFF a stain"):
+        read_fields(tmp_path)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels[0]).save(tmp_path / "a/dna.tiff")
+    Image.fromarray(pixels[0, :50]).save(tmp_path / "a/er.tif")
+    with pytest.raises(InputError, match=r"er\.tif: size is \(50, 96\), expected \(96, 96\)"):
+        read_fields(tmp_path)
+
+
+def test_real_fields(shared: Path, tmp_path: Path) -> None:
+    plates = {plate.barcode: plate for plate in read_fields(shared / "jump_fields")}
+    assert set(plates) == {
+        "BR00117006_A01_three_channels", "BR00117035_A01", "cdrp_bio_field",
+        "rab30_orf_crispr_1", "rab30_orf_crispr_2", "source9_A03",
+    }  # fmt: skip
+    for name, plate in plates.items():
+        expected = (True, False, True, True, False) if "three" in name else (True,) * 5
+        assert plate.channels_present == expected
+    # The origin's printed order is AGP, DNA, ER, Mito, RNA; DNA is the plane with the most contrast
+    # between nuclei and the rest.
+    stack = np.load(shared / "jump_fields/rab30_orf_crispr/images.npy")
+    plate = plates["rab30_orf_crispr_2"]
+    pixels = plate.read(plate.sites[0])
+    np.testing.assert_array_equal(pixels[CHANNELS.index("DNA")], stack[1, 1])
+    np.testing.assert_array_equal(pixels[CHANNELS.index("Mito")], stack[1, 3])
+    prepare_field(pixels, CHANNELS, tmp_path, size=128)
+    assert load_manifest(tmp_path).features["kept"] > 100
+    assert load_profiles(tmp_path, normalized=False).loc[0, "Image_Count_Nuclei"] >= 2

@@ -1,0 +1,93 @@
+"""Illumination, shrinking and quality: what they must keep and what they must see."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from helpers import draw_site
+from hypothesis import given, settings
+from scipy import ndimage
+
+from data.errors import InputError
+from data.illumination import GRID, correct_illumination, estimate_illumination
+from data.quality import measure_quality, power_slope
+from data.resize import centre_square, resize_area
+
+NAMES = ["Mito", "AGP", "RNA", "ER", "DNA"]
+
+
+def vignette(size: int) -> np.ndarray:
+    """A light that falls off from a point beside the centre; mean 1."""
+    y, x = np.mgrid[:size, :size] / size
+    light = 1 - 0.8 * ((y - 0.4) ** 2 + (x - 0.6) ** 2)
+    return light / light.mean()
+
+
+def test_known_illumination_is_found_and_taken_out() -> None:
+    rng = np.random.default_rng(0)
+    light = vignette(96)
+    sites = [draw_site(rng) * light for _ in range(120)]
+    found = estimate_illumination(sites)
+    assert found.shape == (5, GRID, GRID)
+    np.testing.assert_allclose(found.mean(axis=(1, 2)), 1, atol=1e-6)
+    truth = resize_area(light[None], GRID)[0]
+    error = np.sqrt(((found / truth - 1) ** 2).mean(axis=(1, 2)))
+    assert (error < 0.06).all()
+    assert (error < 0.5 * np.sqrt(((1 / truth - 1) ** 2).mean())).all()  # no correction
+    exact = np.broadcast_to(truth, (5, GRID, GRID)).astype(np.float32)
+    flat = correct_illumination(np.broadcast_to(light * 1000, (5, 96, 96)), exact)
+    np.testing.assert_allclose(flat, 1000, rtol=0.02)
+
+
+def test_dark_channels_stay_dark() -> None:
+    found = estimate_illumination([np.zeros((2, 64, 64))])
+    np.testing.assert_array_equal(found, 1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(20, 90), st.integers(20, 90), st.integers(8, 20))
+def test_shrinking_keeps_the_mean(height: int, width: int, size: int) -> None:
+    pixels = np.random.default_rng(0).uniform(0, 1000, (2, height, width))
+    small = resize_area(pixels, size)
+    assert small.shape == (2, size, size) and small.dtype == np.float32
+    np.testing.assert_allclose(small.mean(axis=(1, 2)), pixels.mean(axis=(1, 2)), rtol=1e-4)
+    assert small.min() >= pixels.min() - 1e-3 and small.max() <= pixels.max() + 1e-3
+
+
+def test_whole_factors_are_plain_block_means() -> None:
+    pixels = np.random.default_rng(0).uniform(0, 1000, (3, 96, 96))
+    blocks = pixels.reshape(3, 32, 3, 32, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(resize_area(pixels, 32), blocks, rtol=1e-4)
+    np.testing.assert_allclose(resize_area(pixels, 96), pixels, rtol=1e-6)
+
+
+def test_images_are_never_enlarged() -> None:
+    with pytest.raises(InputError, match=r"30 x 40 pixels, smaller than the size.*at most 30"):
+        resize_area(np.zeros((1, 30, 40)), 32)
+
+
+def test_the_central_square_is_cut() -> None:
+    pixels = np.arange(6 * 10).reshape(1, 6, 10)
+    np.testing.assert_array_equal(centre_square(pixels), pixels[:, :, 2:8])
+    np.testing.assert_array_equal(centre_square(pixels.transpose(0, 2, 1))[0], pixels[0, :, 2:8].T)
+
+
+def test_quality_sees_blur_saturation_and_haze() -> None:
+    raw = draw_site(np.random.default_rng(0))
+    scaled = (raw / 4000).astype(np.float32)
+    good = measure_quality(raw, scaled, NAMES)
+    blurred = ndimage.gaussian_filter(scaled, (0, 4, 4))
+    assert measure_quality(raw, blurred, NAMES)["QC_Focus"] < good["QC_Focus"] - 0.5
+    hazy = measure_quality(raw, scaled + 0.3, NAMES)
+    assert hazy["QC_Background"] == pytest.approx(good["QC_Background"] + 0.3, abs=1e-4)
+    assert good["QC_Saturation"] == 0
+    raw[2, :48] = 65535
+    assert measure_quality(raw, scaled, NAMES)["QC_Saturation"] == 0.5
+    eight_bit = np.zeros((5, 16, 16), np.uint8)
+    eight_bit[4, :4] = 255
+    assert measure_quality(eight_bit, eight_bit.astype(np.float32), NAMES)["QC_Saturation"] == 0.25
+
+
+def test_quality_of_nothing_is_a_number() -> None:
+    empty = np.zeros((5, 16, 16), np.uint16)
+    assert set(measure_quality(empty, empty.astype(np.float32), NAMES).values()) == {0.0}
+    assert power_slope(np.full((16, 16), 3.0)) == 0
