@@ -148,6 +148,7 @@ def profiles_from_table(
 ) -> Profiles:
     """Do what `load_profiles` does with a table in memory (Metadata_ columns and features)."""
     meta, features = _divide(table, name)
+    _need_wells(meta, name)
     _check_wells(meta, np.full(len(meta), name))
     return _describe(meta, features, name, [], annotations, experiment)
 
@@ -181,9 +182,7 @@ def join_files(paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, list[
     """
     parts = [_read(path) for path in paths]
     for path, (meta, _) in zip(paths, parts, strict=True):
-        for column in WELL:
-            if column not in meta:
-                raise InputError(f"{path}: column {column} is missing")
+        _need_wells(meta, str(path))
     notices = []
     common = set.intersection(*(set(features.columns) for _, features in parts))
     shared = [c for c in parts[0][1].columns if c in common]
@@ -205,6 +204,12 @@ def join_files(paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, list[
     _check_wells(meta, source)
     table = pd.concat([features[shared] for _, features in parts], ignore_index=True)
     return meta, table, notices
+
+
+def _need_wells(meta: pd.DataFrame, source: str) -> None:
+    for column in WELL:
+        if column not in meta:
+            raise InputError(f"{source}: column {column} is missing")
 
 
 def _check_wells(meta: pd.DataFrame, source: np.ndarray) -> None:

@@ -306,6 +306,8 @@ def unique_sets(labels: pd.DataFrame) -> pd.DataFrame:
     >>> unique_sets(table)[["label", "normalized_map"]].to_numpy().tolist()
     [['A|B', 0.5], ['C', 0.0]]
     """
+    if labels.empty:
+        return labels
     numbers = {c: "mean" for c in labels.select_dtypes(["number", "bool"]).columns}
     groups = labels.groupby("members", sort=False)
     return correct_p_values(groups.agg({"label": "|".join, **numbers}).reset_index())
