@@ -1,23 +1,17 @@
-"""Uneven illumination: estimated per plate and channel from the plate's own images.
-
-The function is kept on a coarse grid: it is smooth, so 32 x 32 values hold it, and a plate of
-1080-pixel fields costs no more memory than one of small ones.
-"""
+"""Uneven illumination: estimated per plate and channel from the plate's own images."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-
-from data.resize import resize_area
 
 GRID = 32
-"""Height and width of the grid on which an illumination function is kept."""
+"""Sites are shrunk to this height and width to estimate their plate's illumination."""
 
 
 def estimate_illumination(images: Iterable[NDArray]) -> NDArray[np.float32]:
-    """Estimate the illumination function of a plate: a quadratic surface through its mean image.
+    """Estimate the illumination of a plate: a quadratic surface through its mean image.
 
     As CellProfiler's CorrectIlluminationCalculate with "Fit Polynomial" over all images, rescaled
     to mean 1 so that intensities keep their level. On simulated plates of 50 sites, where the light
@@ -26,48 +20,49 @@ def estimate_illumination(images: Iterable[NDArray]) -> NDArray[np.float32]:
 
     Parameters
     ----------
-    images : iterable of arrays (C, h, w)
-        Sites, or sites shrunk to a grid by `resize_area`; any iterable, read once.
+    images : iterable of arrays (C, GRID, GRID)
+        Sites shrunk by `resize_area`; read once.
 
     Returns
     -------
-    float32 array (C, GRID, GRID)
-        Mean 1 per channel; all 1 where a channel has no signal.
+    float32 array (C, 6)
+        Coefficients of 1, x, y, x^2, xy, y^2, with x and y from -0.5 to 0.5 across the field;
+        flat where a channel has no signal.
     """
     total, count = np.zeros(()), 0
     for image in images:
-        total = total + resize_area(image, GRID)
+        total = total + image
         count += 1
     if not count:
         raise ValueError("cannot estimate illumination from no images")
-    y, x = np.mgrid[:GRID, :GRID].reshape(2, -1) / GRID - 0.5
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
-    planes = (total / count).reshape(len(total), -1).T.astype(np.float64)
-    weights = np.linalg.lstsq(terms, planes, rcond=None)[0]
-    smooth = (terms @ weights).T.reshape(-1, GRID, GRID)
-    mean = smooth.mean(axis=(1, 2), keepdims=True)
-    flat = np.divide(smooth, mean, out=np.ones_like(smooth), where=mean > 0)
-    # A field has no place without light; this keeps a wild fit from dividing by zero.
-    return np.maximum(flat, 0.05).astype(np.float32)
+    terms = _terms(GRID, GRID).astype(np.float64)
+    values = (total / count).reshape(len(total), -1)
+    coefficients = np.linalg.lstsq(terms.T, values.T.astype(np.float64), rcond=None)[0].T
+    mean = (coefficients @ terms).mean(axis=1, keepdims=True)
+    flat = np.eye(1, 6)
+    scaled = np.divide(coefficients, mean, out=np.zeros_like(coefficients), where=mean > 0)
+    return np.where(mean > 0, scaled, flat).astype(np.float32)
 
 
-def correct_illumination(pixels: NDArray, illumination: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide a site by the plate's illumination function.
+def illumination_field(
+    coefficients: NDArray[np.float32], height: int, width: int
+) -> NDArray[np.float32]:
+    """Draw an illumination function as a (C, height, width) float32 image with mean 1.
 
-    Parameters
-    ----------
-    pixels : array (C, H, W)
-    illumination : float32 array (C, GRID, GRID)
-
-    Returns
-    -------
-    float32 array (C, H, W)
+    At least 0.05 everywhere: no place of a field is without light, so less is a wild fit.
     """
-    height, width = pixels.shape[1:]
-    field = np.stack(
-        [
-            np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
-            for plane in illumination
-        ]
-    )
-    return pixels / field
+    field = coefficients @ _terms(height, width)
+    return np.maximum(field, np.float32(0.05)).reshape(-1, height, width)
+
+
+def correct_illumination(pixels: NDArray, coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide a site's (C, H, W) pixels by the plate's illumination function."""
+    return pixels / illumination_field(coefficients, *pixels.shape[1:])
+
+
+@lru_cache(maxsize=2)
+def _terms(height: int, width: int) -> NDArray[np.float32]:
+    """Return (6, height * width): the terms of a quadratic at the pixels' centres."""
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1)
+    y, x = (rows + 0.5) / height - 0.5, (columns + 0.5) / width - 0.5
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y]).astype(np.float32)

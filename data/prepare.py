@@ -4,8 +4,8 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -241,11 +241,10 @@ def _write_plate(
     tasks = (
         SiteTask(slim, site, correction, settings.size, settings.measure) for site in plate.sites
     )
-    results = _bar(mapped(process_site, tasks), len(plate.sites), plate.barcode)
     quality: list[dict[str, Any]] = []
     profiles: dict[str, pd.Series] = {}
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows(results: Iterable[Any]) -> Iterator[dict[str, Any]]:
         for well, sites in groupby(results, key=lambda result: result[0]["Metadata_Well"]):
             cells = []
             for row, measured in sites:
@@ -256,7 +255,8 @@ def _write_plate(
                 profiles[well] = well_profile(cells)
 
     with atomic_path(plate_folder(out, plate.barcode)) as folder:
-        digest = write_sites(folder, rows())
+        with closing(_bar(mapped(process_site, tasks), len(plate.sites), plate.barcode)) as results:
+            digest = write_sites(folder, rows(results))
         means = pd.DataFrame(quality).groupby("Metadata_Well", as_index=False).mean()
         plate.wells.merge(means, on="Metadata_Well", validate="1:1").to_parquet(
             folder / "wells.parquet", index=False
@@ -310,8 +310,12 @@ def _without_tables(plate: Plate) -> Plate:
     return replace(plate, wells=plate.wells.iloc[:0], sites=())
 
 
-def _bar(items: Iterable[Any], total: int, name: str) -> Iterable[Any]:
-    return tqdm(items, total=total, desc=name, unit="site", smoothing=0.05)
+def _bar(items: Iterable[Any], total: int, name: str) -> Generator[Any, None, None]:
+    """Show progress; closing the generator ends the bar's line, so that an error has its own."""
+    with tqdm(total=total, desc=name, unit="site", smoothing=0.05) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 @contextmanager

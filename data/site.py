@@ -30,8 +30,8 @@ class Correction:
     ----------
     shape : tuple of int
         (H, W) of the plate's raw images.
-    illumination : float32 array (C, GRID, GRID) or None
-        None leaves the images as they are.
+    illumination : float32 array (C, 6) or None
+        Coefficients from `estimate_illumination`; None leaves the images as they are.
     background, bright : float64 arrays (C,)
         Intensities after illumination correction that become 0 and 1.
     """
