@@ -51,8 +51,8 @@ def illumination_field(
 
     At least 0.05 everywhere: no place of a field is without light, so less is a wild fit.
     """
-    field = coefficients @ _terms(height, width)
-    return np.maximum(field, np.float32(0.05)).reshape(-1, height, width)
+    field = np.asarray(coefficients @ _terms(height, width), np.float32)
+    return field.clip(min=0.05).reshape(-1, height, width)
 
 
 def correct_illumination(pixels: NDArray, coefficients: NDArray[np.float32]) -> NDArray[np.float32]:

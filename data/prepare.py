@@ -120,6 +120,12 @@ def prepare(
         When the disk is full (errno ENOSPC), naming the store.
     """
     out = Path(out)
+    for plate in plates:
+        if plate.channels != plates[0].channels:
+            raise InputError(
+                f"plate {plate.barcode} has the stains {', '.join(plate.channels)}, plate "
+                f"{plates[0].barcode} has {', '.join(plates[0].channels)}: prepare them apart"
+            )
     hashes = _hash_inputs(plates, settings, reference)
     kept = _intact_plates(out, plates, hashes)
     manifest = Manifest(

@@ -9,8 +9,9 @@ from PIL import Image
 
 from data.channels import CHANNELS
 from data.errors import InputError
-from data.fields import prepare_field, read_fields
-from data.normalize import feature_columns
+from data.fields import field_plate, prepare_field, read_fields
+from data.normalize import NO_REFERENCE, feature_columns
+from data.prepare import PrepareSettings, prepare
 from data.site import BRIGHT
 from data.store import load_manifest, load_profiles, load_sites, load_wells, read_pixels
 
@@ -39,6 +40,16 @@ def test_missing_and_further_stains(tmp_path: Path) -> None:
     assert manifest.plates["field"]["channels_present"] == [True, *[False] * 4, True]
     (stored,) = read_pixels(load_sites(tmp_path), [0])
     assert stored.any(axis=(1, 2)).tolist() == [True, *[False] * 4, True]
+
+
+def test_plates_of_other_stains_are_prepared_apart(tmp_path: Path) -> None:
+    pixels = draw_site(np.random.default_rng(0))[:2]
+    plates = [
+        field_plate(pixels, ["DNA", "ER"], "one"),
+        field_plate(pixels, ["DNA", "Actin"], "two"),
+    ]
+    with pytest.raises(InputError, match="plate two has the stains .*Actin, plate one has DNA"):
+        prepare(plates, tmp_path, PrepareSettings(size=48), source="fields", reference=NO_REFERENCE)
 
 
 def test_faults_are_named(tmp_path: Path) -> None:
