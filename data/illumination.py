@@ -57,7 +57,8 @@ def illumination_field(
 
 def correct_illumination(pixels: NDArray, coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
     """Divide a site's (C, H, W) pixels by the plate's illumination function."""
-    return pixels / illumination_field(coefficients, *pixels.shape[1:])
+    field = illumination_field(coefficients, *pixels.shape[1:])
+    return np.divide(pixels, field, dtype=np.float32)
 
 
 @lru_cache(maxsize=2)

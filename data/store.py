@@ -106,7 +106,8 @@ def load_manifest(folder: str | Path) -> Manifest:
         found = content.get("format")
         if found != FORMAT:
             raise InputError(
-                f"{path}: format is {found}, expected {FORMAT}: prepare the data again, into another folder"
+                f"{path}: format is {found}, expected {FORMAT}: prepare the data again, into "
+                "another folder"
             )
         return Manifest(**content)
     except (json.JSONDecodeError, TypeError, AttributeError) as error:

@@ -48,7 +48,7 @@ def test_plates_of_other_stains_are_prepared_apart(tmp_path: Path) -> None:
         field_plate(pixels, ["DNA", "ER"], "one"),
         field_plate(pixels, ["DNA", "Actin"], "two"),
     ]
-    with pytest.raises(InputError, match="plate two has the stains .*Actin, plate one has DNA"):
+    with pytest.raises(InputError, match=r"plate two has the stains .*Actin, plate one has DNA"):
         prepare(plates, tmp_path, PrepareSettings(size=48), source="fields", reference=NO_REFERENCE)
 
 
