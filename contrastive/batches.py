@@ -37,14 +37,15 @@ class TargetBatches:
         self.num_unlabelled = num_unlabelled
         self.plates = wells["Metadata_Plate"].to_numpy()
         self.wells_of = {
-            reagent: rows for reagent, rows in wells.groupby("Metadata_broad_sample").indices.items()
+            reagent: rows
+            for reagent, rows in wells.groupby("Metadata_broad_sample").indices.items()
         }
         reagents = wells.drop_duplicates("Metadata_broad_sample").set_index("Metadata_broad_sample")
         self.modality = reagents["Metadata_modality"].to_dict()
         self.reagents_of: dict[str, list[str]] = defaultdict(list)
         for reagent, labels in reagents[label_column].items():
             for label in filter(None, labels.split("|")):
-                self.reagents_of[label].append(reagent)
+                self.reagents_of[label].append(str(reagent))
         self.labels = sorted(self.reagents_of)
         self.num_targets = min(num_targets, len(self.labels))
         self.unlabelled = np.flatnonzero(wells[label_column] == "")
@@ -79,7 +80,9 @@ class TargetBatches:
     def _two_reagents(self, reagents: list[str], rng: np.random.Generator) -> list[str]:
         order = [reagents[i] for i in rng.permutation(len(reagents))]
         first = order[0]
-        others = [r for r in order if self.modality[r] != self.modality[first]] or order[1:] or order
+        others = (
+            [r for r in order if self.modality[r] != self.modality[first]] or order[1:] or order
+        )
         return [first, others[0]]
 
     def _two_wells(self, wells: np.ndarray, rng: np.random.Generator) -> list[int]:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss, SigLipLoss
+from torch.distributed.nn.functional import all_gather
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -59,7 +60,7 @@ def gather_rows(x: torch.Tensor) -> torch.Tensor:
     """Rows of all ranks, with gradients: (B, ...) to (world * B, ...)."""
     if rank_and_size()[1] == 1:
         return x
-    return torch.cat(dist.nn.functional.all_gather(x.contiguous()), dim=0)
+    return torch.cat(all_gather(x.contiguous()), dim=0)
 
 
 def same_label_loss(wells: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -47,7 +47,12 @@ class AlignConfig:
         default=5,
         metadata={"help": "steps between prompt losses: the language model costs most of a step"},
     )
-    align_max_prompt_tokens: int = field(default=96, metadata={"help": "longer prompts are refused"})
+    align_prompt_targets: int = field(
+        default=8, metadata={"help": "targets of a batch whose reagents' prompts are read"}
+    )
+    align_max_prompt_tokens: int = field(
+        default=96, metadata={"help": "longer prompts are refused"}
+    )
     align_save_steps: int = field(default=200, metadata={"help": "steps between checkpoints"})
 
     def __post_init__(self) -> None:
@@ -138,11 +143,12 @@ def align(
         generator = np.random.default_rng([seed, step, rank])
         wells = {k: v.to(accelerator.device) for k, v in bank.batch(rows, generator).items()}
         with_prompts = step % config.align_prompt_every == 0
+        prompted = reagents[: 2 * config.align_prompt_targets]
         losses = trained(
             wells,
             torch.from_numpy(labels).to(accelerator.device),
             torch.from_numpy(facts[rows]).to(accelerator.device),
-            _pad([tokens[r] for r in reagents], tokenizer, accelerator.device)
+            _pad([tokens[r] for r in prompted], tokenizer, accelerator.device)
             if with_prompts
             else None,
         )
@@ -211,7 +217,7 @@ def _pad(
 def _share(
     rows: np.ndarray, labels: np.ndarray, reagents: list[str], rank: int, size: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """This rank's part of a batch that all ranks drew alike: whole targets, equal sizes."""
+    """Take a rank's part of a batch that all ranks drew alike: whole targets, equal sizes."""
     if size == 1:
         return rows, labels, reagents
     targets = len(reagents) // 2 // size

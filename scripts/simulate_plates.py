@@ -28,7 +28,7 @@ def main() -> None:
     """Parse the command line and simulate."""
     from trl import TrlParser  # here, so that worker processes do not import torch
 
-    parser = TrlParser((SimulationConfig, Output))
+    parser = TrlParser((SimulationConfig, Output))  # type: ignore[arg-type]
     config, output = parser.parse_args_and_config()
     simulate_plates(Path(output.out), config)
     print(f"simulated plates are in {output.out}")

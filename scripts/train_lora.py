@@ -8,9 +8,13 @@ preparing its plates first where they are missing. A run that was interrupted go
 same command is given again; a phase that is finished is not repeated.
 """
 
+import json
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from trl import SFTConfig, TrlParser
 from captions.facts import fact_labels
 from contrastive.trainer import AlignConfig, align
 from data.errors import InputError
+from data.files import atomic_path
 from data.store import load_manifest, load_wells
 from vlm.adapters import (
     ALIGN,
@@ -83,16 +88,19 @@ def main() -> None:
     config, align_config, describe_config = parser.parse_args_and_config(arguments)
     if default and not (Path(config.data) / "captions" / "dialogues.parquet").exists():
         subprocess.run(
-            [sys.executable, ROOT / "scripts" / "run_quickstart.py", "--until", "captions"], check=True
+            [sys.executable, ROOT / "scripts" / "run_quickstart.py", "--until", "captions"],
+            check=True,
         )
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # steps without prompts
     accelerator = Accelerator(cpu=describe_config.use_cpu, kwargs_handlers=[ddp])
     set_seed(describe_config.seed)
     model_folder = Path(config.out) / "model"
     if config.phase in ("align", "both") and not (model_folder / ALIGN).is_dir():
-        run_align(config, align_config, describe_config.seed, accelerator)
+        with recorded_seconds(config.out, ALIGN):
+            run_align(config, align_config, describe_config.seed, accelerator)
     if config.phase in ("describe", "both") and not (model_folder / DESCRIBE).is_dir():
-        run_describe(config, describe_config)
+        with recorded_seconds(config.out, DESCRIBE):
+            run_describe(config, describe_config)
     accelerator.print(f"model: {model_folder}")
 
 
@@ -156,6 +164,18 @@ def run_describe(config: TrainConfig, describe_config: SFTConfig) -> None:
     )
     if describe_config.process_index == 0:
         save_adapter(model, DESCRIBE, folder)
+
+
+@contextmanager
+def recorded_seconds(out: str, phase: str) -> Iterator[None]:
+    """Add what a phase took to OUT/train_seconds.json."""
+    started = time.monotonic()
+    yield
+    path = Path(out) / "train_seconds.json"
+    seconds = json.loads(path.read_text()) if path.exists() else {}
+    seconds[phase] = round(time.monotonic() - started, 1)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(seconds))
 
 
 def training_wells(data: str, model, processor):

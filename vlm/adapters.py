@@ -7,6 +7,7 @@ base and are frozen after phase align, so describing never damages the embedding
 """
 
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -19,6 +20,9 @@ from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.processing import CellPaintingProcessor
 
 ALIGN, DESCRIBE = "align", "describe"
+
+Vlm: TypeAlias = CellPaintingVlmForConditionalGeneration | PeftModel
+"""A model with or without adapters around it."""
 
 
 def lora_config(
@@ -45,9 +49,7 @@ def lora_config(
     )
 
 
-def add_adapter(
-    model: CellPaintingVlmForConditionalGeneration | PeftModel, name: str, config: LoraConfig
-) -> PeftModel:
+def add_adapter(model: Vlm, name: str, config: LoraConfig) -> PeftModel:
     """Add a fresh adapter, the only trainable part, and make it the active one.
 
     Raises
@@ -91,7 +93,7 @@ def save_adapter(model: PeftModel, name: str, folder: Path) -> None:
 
 def load_model(
     folder: str | Path,
-) -> tuple[CellPaintingVlmForConditionalGeneration | PeftModel, CellPaintingProcessor]:
+) -> tuple[Vlm, CellPaintingProcessor]:
     """Load a model folder with the adapters that it holds.
 
     Parameters
@@ -128,7 +130,9 @@ def load_model(
         )
         processor = AutoProcessor.from_pretrained(folder)
     except OSError as error:
-        raise InputError(f"{folder} is not a whole model folder: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"{folder} is not a whole model folder: {str(error).splitlines()[0]}"
+        ) from None
     model = base
     for name in (ALIGN, DESCRIBE):
         if not (folder / name / "adapter_config.json").is_file():
@@ -140,6 +144,6 @@ def load_model(
     return model.eval(), processor
 
 
-def bare(model: CellPaintingVlmForConditionalGeneration | PeftModel):
+def bare(model: Vlm) -> CellPaintingVlmForConditionalGeneration:
     """Return the VLM itself, whether or not adapters wrap it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model

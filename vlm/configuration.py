@@ -1,6 +1,6 @@
 """Configurations of the vision tower and of the whole model."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, LlavaConfig, PreTrainedConfig
 
@@ -28,7 +28,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     """
 
     model_type = "cell_painting_vision"
-    sub_configs = {"backbone_config": AutoConfig}
+    sub_configs: ClassVar = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None
     channels: tuple[str, ...] | list[str] = CHANNELS

@@ -7,15 +7,13 @@ from tqdm import tqdm
 from vlm.adapters import DESCRIBE
 from vlm.processing import CellPaintingProcessor
 
-DESCRIBE_QUESTION = "Describe this well."
-
 
 @torch.inference_mode()
 def describe(
     model: PeftModel,
     processor: CellPaintingProcessor,
     well_tokens: torch.Tensor,
-    question: str = DESCRIBE_QUESTION,
+    question: str,
     max_new_tokens: int = 80,
     batch_size: int = 32,
 ) -> list[str]:
@@ -49,5 +47,3 @@ def describe(
         new = out[:, inputs["input_ids"].shape[1] :]
         answers.extend(processor.tokenizer.batch_decode(new, skip_special_tokens=True))
     return [answer.strip() for answer in answers]
-
-

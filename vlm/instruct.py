@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from data.errors import InputError
-from vlm.adapters import bare
+from vlm.adapters import Vlm, bare
 from vlm.processing import CellPaintingProcessor
 from vlm.wells import WellBank
 
@@ -81,7 +81,7 @@ class DescribeTrainer(SFTTrainer):
         model: torch.nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the mean loss over the answers' tokens."""
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
@@ -159,7 +159,9 @@ def encode_dialogues(
     for number, dialogue in enumerate(dialogues.to_dict("records")):
         key = (dialogue["Metadata_Plate"], dialogue["Metadata_Well"])
         if key not in row_of:
-            raise InputError(f"dialogues row {number}: well {key[1]} of plate {key[0]} is not given")
+            raise InputError(
+                f"dialogues row {number}: well {key[1]} of plate {key[0]} is not given"
+            )
         question = processor.ask(dialogue["question"]).replace(processor.image_token, well_text)
         asked = tokenizer(question)["input_ids"]
         answer = tokenizer(dialogue["answer"] + end)["input_ids"]
@@ -179,8 +181,8 @@ def encode_dialogues(
     return Dataset.from_list(examples)
 
 
-@torch.inference_mode()
-def well_tokens(model: torch.nn.Module, bank: WellBank) -> torch.Tensor:
+@torch.no_grad()
+def well_tokens(model: Vlm, bank: WellBank) -> torch.Tensor:
     """The tower's tokens of every well in a bank: (n_wells, T, D) float32 on the CPU."""
     tower = bare(model).model.vision_tower.eval()
     device = next(tower.parameters()).device
@@ -191,8 +193,8 @@ def well_tokens(model: torch.nn.Module, bank: WellBank) -> torch.Tensor:
     return torch.cat(tokens)
 
 
-@torch.inference_mode()
-def well_embeddings(model: torch.nn.Module, bank: WellBank) -> np.ndarray:
+@torch.no_grad()
+def well_embeddings(model: Vlm, bank: WellBank) -> np.ndarray:
     """Unit embeddings of every well in a bank: (n_wells, projection_dim) float32."""
     vlm = bare(model)
     device = next(vlm.parameters()).device

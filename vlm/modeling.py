@@ -48,7 +48,9 @@ class CellPaintingVlmModel(LlavaModel):
             well_tokens = self.vision_tower(**wells).last_hidden_state
         dtype = self.multi_modal_projector.linear_1.weight.dtype
         projected = self.multi_modal_projector(well_tokens.to(dtype))
-        return BaseModelOutputWithPooling(last_hidden_state=well_tokens, pooler_output=list(projected))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=well_tokens, pooler_output=list(projected)
+        )
 
     def forward(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """As `LlavaModel.forward`, with the inputs in `WELL_INPUTS` for images."""
@@ -108,7 +110,9 @@ class CellPaintingVlmForConditionalGeneration(LlavaForConditionalGeneration):
         )
         hidden = outputs.last_hidden_state  # (B, L, D)
         if labels is None:
-            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            keep = (
+                slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            )
             logits, loss = self.lm_head(hidden[:, keep, :]), None
         else:
             targets = labels[:, 1:]

@@ -178,3 +178,21 @@ def build_model(
         image_seq_length=vision_config.num_tokens,
     )
     return model, processor
+
+
+def untrain(model: CellPaintingVlmForConditionalGeneration, seed: int) -> None:
+    """Draw the tower's fusion and the projection heads anew, in place: an untrained control.
+
+    The pretrained backbone and the fitted reference are kept.
+    """
+    torch.manual_seed(seed)
+    fresh = CellPaintingVlmForConditionalGeneration._from_config(model.config)
+    tower = model.model.vision_tower
+    kept = {
+        name: value
+        for name, value in tower.state_dict().items()
+        if name.startswith(("backbone.", "reference_"))
+    }
+    tower.load_state_dict({**fresh.model.vision_tower.state_dict(), **kept})
+    model.well_projection.load_state_dict(fresh.well_projection.state_dict())
+    model.text_projection.load_state_dict(fresh.text_projection.state_dict())

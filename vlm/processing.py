@@ -1,7 +1,7 @@
 """From prepared wells and questions to what the model takes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class CellPaintingImageProcessor(BaseImageProcessor):
         Normalisation after gamma, one pair for every channel: the backbone is shared.
     """
 
-    model_input_names = ["pixel_values"]
+    model_input_names: ClassVar = ["pixel_values"]
 
     def __init__(
         self,
@@ -75,12 +75,13 @@ class CellPaintingImageProcessor(BaseImageProcessor):
         for i, image in enumerate(images):
             if np.ndim(image) != 4:
                 raise ValueError(
-                    f"well {i} has shape {np.shape(image)}; expected (sites, channels, height, width)"
+                    f"well {i} has shape {np.shape(image)}; "
+                    "expected (sites, channels, height, width)"
                 )
         pixels = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]))
         B, S, C, H, W = pixels.shape
         pixels = ((pixels / self.white) ** self.gamma - self.mean) / self.std
-        if (H, W) != (self.size, self.size):
+        if (self.size, self.size) != (H, W):
             planes = pixels.reshape(B * S, C, H, W)
             planes = F.interpolate(
                 planes, size=(self.size, self.size), mode="bilinear", antialias=True
@@ -150,7 +151,9 @@ class CellPaintingProcessor(ProcessorMixin):
             well = self.image_token * self.image_seq_length
             kwargs.setdefault("return_tensors", "pt")
             kwargs.setdefault("padding", True)
-            data.update(self.tokenizer([t.replace(self.image_token, well) for t in texts], **kwargs))
+            data.update(
+                self.tokenizer([t.replace(self.image_token, well) for t in texts], **kwargs)
+            )
         if images is not None:
             data["pixel_values"] = self.image_processor.preprocess(images)["pixel_values"]
         if control_images is not None:

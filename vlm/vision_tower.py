@@ -1,7 +1,7 @@
 """The channel-adaptive vision tower: any number of sites, five stains, a fixed few tokens a well.
 
     pixels (B, S, C, H, W) ── one shared single-channel backbone ──▶ features (B, S, C, F)
-    features − controls' median, over the reference scale ──▶ z (B, S, C, F)
+    features - controls' median, over the reference scale ──▶ z (B, S, C, F)
     z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer ──▶ latents
     tokens = [latents; one token a channel]: (B, T, D)
 
@@ -33,6 +33,10 @@ class CellPaintingVisionTower(PreTrainedModel):
     base_model_prefix = "vision_tower"
     _supports_sdpa = True
 
+    reference_center: torch.Tensor  # (stains, F)
+    reference_scale: torch.Tensor  # (stains, F)
+    stain_ids: torch.Tensor  # (C,)
+
     def __init__(self, config: CellPaintingVisionConfig):
         super().__init__(config)
         self.backbone = AutoBackbone.from_config(config.backbone_config)
@@ -44,7 +48,9 @@ class CellPaintingVisionTower(PreTrainedModel):
         self.register_buffer("reference_center", torch.zeros(len(STAINS), feature_size))
         self.register_buffer("reference_scale", torch.ones(len(STAINS), feature_size))
         self.register_buffer(
-            "stain_ids", torch.tensor([stain_index(name) for name in config.channels]), persistent=False
+            "stain_ids",
+            torch.tensor([stain_index(name) for name in config.channels]),
+            persistent=False,
         )
 
         self.feature_dropout = nn.Dropout(config.feature_dropout)
@@ -65,7 +71,11 @@ class CellPaintingVisionTower(PreTrainedModel):
             layer, config.num_hidden_layers, norm=nn.LayerNorm(D), enable_nested_tensor=False
         )
         self.channel_mlp = nn.Sequential(
-            nn.LayerNorm(2 * D), nn.Linear(2 * D, 2 * D), nn.GELU(), nn.Linear(2 * D, D), nn.LayerNorm(D)
+            nn.LayerNorm(2 * D),
+            nn.Linear(2 * D, 2 * D),
+            nn.GELU(),
+            nn.Linear(2 * D, D),
+            nn.LayerNorm(D),
         )
         self.post_init()
 
@@ -178,7 +188,9 @@ class CellPaintingVisionTower(PreTrainedModel):
             channel_mask[..., None], channels + stains, self.not_imaged(self.stain_ids).to(channels)
         )
         tokens = torch.cat([latents, channels], dim=1)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens.mean(dim=1))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens, pooler_output=tokens.mean(dim=1)
+        )
 
     def standardize(
         self, channel_features: torch.Tensor, control_features: torch.Tensor | None

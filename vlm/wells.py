@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from data.errors import InputError
 from data.files import atomic_path
 from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
+from vlm.adapters import bare
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.processing import CellPaintingProcessor
 
@@ -73,7 +74,9 @@ class WellBank:
         sites = []
         for row in rows:
             own = self.sites_of[row]
-            sites.append(np.resize(own, count) if generator is None else generator.choice(own, count))
+            sites.append(
+                np.resize(own, count) if generator is None else generator.choice(own, count)
+            )
         inputs = {
             "channel_features": torch.from_numpy(self.site_features[np.stack(sites)]),
             "channel_mask": torch.from_numpy(self.channel_mask[rows]),
@@ -91,13 +94,12 @@ class WellBank:
     def select(self, rows: np.ndarray) -> "WellBank":
         """Keep some wells (a boolean mask or row numbers), sharing the features."""
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
-        return WellBank(
-            self.wells.iloc[rows].reset_index(drop=True),
-            self.site_features,
-            [self.sites_of[row] for row in rows],
-            self.control_median,
-            self.plate_of[rows],
-            self.channel_mask[rows],
+        return replace(
+            self,
+            wells=self.wells.iloc[rows].reset_index(drop=True),
+            sites_of=[self.sites_of[row] for row in rows],
+            plate_of=self.plate_of[rows],
+            channel_mask=self.channel_mask[rows],
         )
 
 
@@ -173,7 +175,18 @@ def fit_reference(model: CellPaintingVlmForConditionalGeneration, bank: WellBank
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
+def blank_wells(model, processor: CellPaintingProcessor, bank: WellBank) -> WellBank:
+    """Replace every site of a bank by a black image; the controls stay as they are."""
+    tower = bare(model).model.vision_tower.eval()
+    size = processor.image_processor.size
+    black = np.zeros((1, 1, bank.channel_mask.shape[1], size, size), np.uint16)
+    values = processor.image_processor.preprocess(black)["pixel_values"]
+    features = tower.encode_channels(values.to(next(tower.parameters()).device))[0].cpu().numpy()
+    return replace(bank, site_features=features, sites_of=[np.zeros(1, int)] * len(bank))
+
+
+@torch.no_grad()
 def encode_sites(
     model: CellPaintingVlmForConditionalGeneration, processor: CellPaintingProcessor, sites
 ) -> np.ndarray:
@@ -214,7 +227,7 @@ def _features_key(
 def _group_sites(sites: pd.DataFrame, wells: pd.DataFrame) -> list[np.ndarray]:
     keys = ["Metadata_Plate", "Metadata_Well"]
     groups = sites.groupby(keys).indices
-    return [groups[tuple(key)] for key in wells[keys].itertuples(index=False)]
+    return [np.asarray(groups[key]) for key in wells[keys].itertuples(index=False, name=None)]
 
 
 def _sites(sites_of: list[np.ndarray], wells: np.ndarray) -> np.ndarray:

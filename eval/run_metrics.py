@@ -1,0 +1,196 @@
+"""The numbers of a run: matching and claims on held-out targets, each beside its controls.
+
+Works on the files of a run and of its prepared store: profiles, embeddings and descriptions.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from captions.descriptions import parse_description
+from captions.facts import MAX_FACTS, Claim, facts_by_well
+from data.errors import InputError
+from data.normalize import select_features
+from data.splits import check_no_overlap
+from data.store import load_profiles
+from eval.claims import majority_claims, score_abstention, score_claims, score_intervals
+from eval.matching import (
+    MatchingScore,
+    MechanismScore,
+    gene_compound_matching,
+    mechanism_matching,
+    replicate_matching,
+)
+from eval.profiles import read_profiles
+
+KEY = ["Metadata_Plate", "Metadata_Well"]
+Representation = tuple[pd.DataFrame, np.ndarray]
+
+
+@dataclass
+class WellClaims:
+    """Test wells with what was measured and what was said, row by row.
+
+    Attributes
+    ----------
+    wells : DataFrame
+    measured, to_say : list of set of Claim
+        All facts of each well, and the first six.
+    said : dict of list of set of Claim
+        By source: "model", "blank_image", "shuffled_image", "majority".
+    """
+
+    wells: pd.DataFrame
+    measured: list[set[Claim]]
+    to_say: list[set[Claim]]
+    said: dict[str, list[set[Claim]]]
+
+    def select(self, rows: np.ndarray) -> "WellClaims":
+        """Keep some wells (boolean mask)."""
+        keep = np.flatnonzero(rows)
+
+        def take(claims: list[set[Claim]]) -> list[set[Claim]]:
+            return [claims[row] for row in keep]
+
+        said = {source: take(claims) for source, claims in self.said.items()}
+        wells = self.wells.iloc[keep].reset_index(drop=True)
+        return WellClaims(wells, take(self.measured), take(self.to_say), said)
+
+
+def classical_profiles(data: Path) -> Representation:
+    """CellProfiler features, robust z against the plate's controls, selected by pycytominer."""
+    profiles = select_features(load_profiles(data, normalized=True))
+    features = [name for name in profiles if not name.startswith(("Metadata_", "QC_"))]
+    return profiles.filter(regex="^Metadata_"), profiles[features].to_numpy(np.float64)
+
+
+def run_representations(run: Path, data: Path) -> dict[str, Representation]:
+    """Every representation of a run's wells, the baseline and the control among them."""
+    found = {
+        "embedding": read_profiles(run / "embeddings.parquet"),
+        "classical": classical_profiles(data),
+        "untrained": read_profiles(run / "embeddings_untrained.parquet"),
+    }
+    imagenet = run / "embeddings_imagenet.parquet"
+    if imagenet.exists():
+        found["imagenet"] = read_profiles(imagenet)
+    return found
+
+
+def score_matching(
+    representations: dict[str, Representation], seed: int
+) -> dict[str, dict[str, MatchingScore]]:
+    """Gene-compound and replicate matching of the held-out targets' wells.
+
+    Returns
+    -------
+    dict
+        Task ("gene_compound", "replicate") to representation to score.
+    """
+    scores: dict[str, dict[str, MatchingScore]] = {"gene_compound": {}, "replicate": {}}
+    for name, (meta, features) in representations.items():
+        check_no_overlap(meta)
+        test = (
+            (meta["Metadata_split"] == "test") & (meta["Metadata_target_list"] != "")
+        ).to_numpy()
+        scores["gene_compound"][name] = gene_compound_matching(meta, features, seed=seed)
+        scores["replicate"][name] = replicate_matching(meta[test], features[test], seed=seed)
+    return scores
+
+
+def score_mechanisms(
+    representations: dict[str, Representation], seed: int
+) -> dict[str, MechanismScore]:
+    """BBBC021's task for each representation; embeddings say who asked (Metadata_query)."""
+    return {
+        name: mechanism_matching(meta, features, seed=seed)
+        for name, (meta, features) in representations.items()
+    }
+
+
+def collect_claims(run: Path, data: Path, seed: int) -> WellClaims:
+    """Read a run's descriptions of its test wells and set them beside what was measured.
+
+    The shuffled image is another test well's image, of another reagent: its description is that
+    other well's, scored against this well's facts.
+
+    Raises
+    ------
+    InputError
+        When a description file is missing.
+    """
+    facts = facts_by_well(pd.read_parquet(data / "captions" / "facts.parquet"))
+    profiles = load_profiles(data, normalized=False)
+    said = {}
+    for source, name in (("model", "descriptions"), ("blank_image", "descriptions_blank")):
+        path = run / f"{name}.parquet"
+        if not path.is_file():
+            raise InputError(f"{path} is missing: run scripts/describe_well.py --out {path}")
+        table = pd.read_parquet(path)
+        keys = table[["plate", "well"]].set_axis(KEY, axis=1)
+        said[source] = [parse_description(answer) for answer in table["answer"]]
+        if source == "model":
+            wells = keys.merge(profiles.filter(regex="^Metadata_"), on=KEY, how="left")
+    measured = [facts.get(key, []) for key in wells[KEY].itertuples(index=False, name=None)]
+    said["shuffled_image"] = [said["model"][row] for row in shuffled_rows(wells, seed)]
+    training = profiles[profiles["Metadata_split"] == "train"]
+    common = majority_claims(
+        [
+            {fact.claim for fact in facts.get(key, [])[:MAX_FACTS]}
+            for key in training[KEY].itertuples(index=False, name=None)
+        ]
+    )
+    said["majority"] = [common] * len(wells)
+    return WellClaims(
+        wells,
+        [{fact.claim for fact in own} for own in measured],
+        [{fact.claim for fact in own[:MAX_FACTS]} for own in measured],
+        said,
+    )
+
+
+def shuffled_rows(wells: pd.DataFrame, seed: int) -> list[int]:
+    """For each well, draw the row of a well of another target."""
+    rng = np.random.default_rng(seed)
+    group = wells["Metadata_target_list"].to_numpy()
+    return [int(rng.choice(np.flatnonzero(group != own))) for own in group]
+
+
+def score_run_claims(claims: WellClaims) -> tuple[dict, dict]:
+    """Claim scores of the wells of held-out targets, and abstention on active and inactive ones.
+
+    Returns
+    -------
+    claims : dict
+        Source to scores, with 95 % intervals over reagents for the model.
+    abstention : dict
+        Empty when the data do not say which wells are active.
+    """
+    aimed = claims.select((claims.wells["Metadata_target_list"] != "").to_numpy())
+    scores: dict[str, dict] = {
+        source: score_claims(said, aimed.measured, to_say=aimed.to_say)
+        for source, said in aimed.said.items()
+    }
+    scores["model"]["intervals"] = score_intervals(
+        aimed.said["model"],
+        aimed.measured,
+        aimed.wells["Metadata_broad_sample"].tolist(),
+        to_say=aimed.to_say,
+    )
+    abstention = {}
+    if "Metadata_simulated_active" in claims.wells:
+        active = claims.wells["Metadata_simulated_active"].astype(bool).tolist()
+        abstention = score_abstention(claims.said["model"], active)
+    return scores, abstention
+
+
+def to_json(scores: dict[str, dict[str, MatchingScore]]) -> dict:
+    """Turn the numbers of matching scores into metrics.json's `matching`."""
+    out: dict = {
+        task: {name: score.numbers() for name, score in by_name.items()}
+        for task, by_name in scores.items()
+    }
+    out["chance"] = {task: next(iter(by_name.values())).chance for task, by_name in scores.items()}
+    return out
