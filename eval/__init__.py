@@ -1,1 +1,1 @@
-"""Evidence: files in (embeddings, profiles, descriptions), numbers and reports out. Loads no model."""
+"""Evidence: files in (embeddings, profiles, descriptions), numbers and reports out; no model."""

@@ -138,6 +138,11 @@ def run_benchmark(
             recalls += recall_records(group.name, correction, plates, gene_pairs or {})
     assert fixed is not None
     records = make_records(entries)
+    empty = [r for r in records if not r["n_labels"] and not r["control"] and r["split"] == "all"]
+    if empty:
+        names = [f"{r['protocol']} {r['task']} {r['modality']} {r['cell']}" for r in empty]
+        where = f"{some(names)}: nothing in the pool shares a target"
+        notices.append(("all", Notice("task_without_labels", len(empty), where)))
     for record in records:
         record |= {"null_size": settings.null_size, "seed": settings.seed}
         if settings.split == "official":

@@ -73,24 +73,25 @@ def _sections(
     records = records.assign(series=_series(records))
     scored = records[records["task"] != "gene_recall"]
     main = scored[(scored["control"] == "") & (scored["split"] == "all")]
-    sections = []
-    headline = _show(main[(main["protocol"] == "fixed_pool") & _one_vote(main)], difference=True)
+    sections: list[Section] = []
+    headline = main[(main["protocol"] == "fixed_pool") & _one_vote(main)]
     if len(headline):
-        sections.append(
-            (
-                "Fixed pool (headline)",
-                [
-                    text(
-                        "The same reagents for every representation, whether active or not. "
-                        "Normalised mAP: 0 is chance, 1 is perfect. Targets with the same "
-                        "compounds have one vote together. Intervals: bootstrap over communities "
-                        "of targets; differences are paired, against the first row's "
-                        "representation."
-                    ),
-                    table(headline),
-                ],
-            )
+        words = (
+            "The same reagents for every representation, whether active or not. Normalised mAP: 0 "
+            "is chance, 1 is perfect. Targets with the same compounds have one vote together. "
+            "Intervals: bootstrap over communities of targets; differences are paired, against "
+            "the first representation."
         )
+        blocks = [text(words), table(_show(headline, difference=True))]
+        for task, title in _TASKS.items():
+            rows = headline[(headline["task"] == task) & (headline["n_labels"] > 0)]
+            if len(rows):
+                drawing = interval_figure(
+                    rows, "normalized_map", "ci_low", "ci_high", "normalised mAP (0 is chance)"
+                )
+                figures[f"fixed_pool_{task}"] = drawing
+                blocks += [text(title), figure(drawing, f"fixed pool {task}")]
+        sections.append(("Fixed pool (headline)", blocks))
     for protocol, title, words in (
         ("published", "Published protocol", "As in the paper: only active reagents are matched."),
         ("cellclip", "CellCLIP's variant", "A quarter of the well positions, kernel PCA scores."),

@@ -62,7 +62,8 @@ def annotate(
     Raises
     ------
     InputError
-        When a column is missing, there is no negative control, or annotations match no compound.
+        When a column is missing, a time is no number, there is no negative control, or annotations
+        match no compound.
     """
     if annotations is not None and "Metadata_target_list" not in meta:
         meta = meta.assign(Metadata_target_list="")
@@ -71,7 +72,13 @@ def annotate(
     if missing:
         hint = "--annotations" if missing[0] == "Metadata_target_list" else "--experiment"
         raise InputError(f"profiles: column {missing[0]} is missing (or give {hint})")
-    meta = meta.assign(Metadata_Time=pd.to_numeric(meta["Metadata_Time"]).astype(int))
+    time = pd.to_numeric(meta["Metadata_Time"], errors="coerce")
+    if time.isna().any():
+        raise InputError(
+            f"profiles: Metadata_Time is {meta['Metadata_Time'][time.isna()].iloc[0]!r} in "
+            f"{time.isna().sum()} wells; expected whole hours"
+        )
+    meta = meta.assign(Metadata_Time=time.astype(int), Metadata_modality=_plate_modality(meta))
     negcon = meta["Metadata_control_type"] == "negcon"
     if not negcon.any():
         raise InputError("no well has Metadata_control_type negcon: there are no controls")
@@ -79,6 +86,9 @@ def annotate(
     meta.loc[nameless & negcon, "Metadata_broad_sample"] = "DMSO"
     empty = nameless & ~negcon
     notices = []
+    simulated = meta.get("Metadata_simulated", pd.Series("", meta.index)) == "True"
+    if simulated.any():
+        notices.append(Notice("simulated", int(simulated.sum()), "these wells are simulated"))
     if empty.any():
         notices.append(Notice("empty_well", int(empty.sum()), "wells without a reagent left out"))
     meta = meta[~empty].copy()
@@ -109,6 +119,14 @@ def annotate(
         where = f"{some(lacking.unique())}: in the pool as negatives, never as queries"
         notices.append(Notice("compound_without_target", lacking.nunique(), where))
     return meta, notices
+
+
+def _plate_modality(meta: pd.DataFrame) -> pd.Series:
+    """Give control wells, where they are marked "control", the modality of their plate."""
+    treated = meta[meta["Metadata_modality"] != "control"]
+    of_plate = treated.groupby("Metadata_Plate")["Metadata_modality"].first()
+    modality = meta["Metadata_modality"].replace("control", None)
+    return modality.fillna(meta["Metadata_Plate"].map(of_plate)).fillna("control")
 
 
 def check_features(

@@ -76,14 +76,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """
     parser = build_parser()
     config = parser.parse_args(arguments).config
+    listed = None
     if config:
         settings = yaml.safe_load(_existing(config, "config").read_text()) or {}
         known = {action.dest for action in parser._actions} - {"help", "config"}
         unknown = sorted(set(settings) - known)
         if unknown:
             raise InputError(f"{config}: unknown key {unknown[0]}; known: {sorted(known)}")
+        # --profiles adds to a default, so the config's can only stand in for it afterwards.
+        listed = settings.pop("profiles", None)
         parser.set_defaults(**settings)
     flags = parser.parse_args(arguments)
+    flags.profiles = flags.profiles or listed
     for needed in ("profiles", "out"):
         if not getattr(flags, needed):
             raise InputError(f"--{needed} is missing: see --help")
@@ -115,7 +119,7 @@ def main() -> None:
         ),
         pool=_table(flags.pool, "pool"),
         training_captions=pd.read_parquet(_existing(captions, "captions")) if captions else None,
-        gene_pairs={path.stem: read_pairs(path) for path in flags.gene_pairs},
+        gene_pairs={Path(path).stem: read_pairs(path) for path in flags.gene_pairs},
     )
     write_benchmark(benchmark, flags.out, shlex.join(["run_benchmark.py", *sys.argv[1:]]))
     shown = pd.DataFrame(benchmark.records).query("control == '' and split == 'all'")

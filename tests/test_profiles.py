@@ -20,7 +20,8 @@ META = [
 @pytest.fixture
 def table() -> pd.DataFrame:
     layout = [("compound", "U2OS", 48, 2)]
-    return simulate_profiles(layout, n_targets=12, wells=48, n_features=8)
+    wells = simulate_profiles(layout, n_targets=12, wells=48, n_features=8)
+    return wells.drop(columns="Metadata_simulated")
 
 
 def notices(profiles) -> dict[str, int]:
@@ -71,6 +72,7 @@ def test_what_cannot_be_read_is_said(table, tmp_path):
 
 def test_nan_features_are_left_out_and_counted(table):
     wide = simulate_profiles([("compound", "U2OS", 48, 2)], 12, 48, n_features=40)
+    del wide["Metadata_simulated"]
     wide.loc[[3, 7], "embedding_002"] = [np.nan, np.inf]
     profiles = profiles_from_table(wide, "x")
     assert notices(profiles) == {"nan_feature": 1}
@@ -179,6 +181,24 @@ def test_plates_are_selected_as_in_the_paper(table):
     assert profiles.meta["Metadata_Cell_type"].unique().tolist() == ["A549"]
     with pytest.raises(InputError, match="none of the 2 plates"):
         profiles_from_table(table, "x", experiment=pd.DataFrame([other]))
+
+
+def test_simulated_wells_are_called_so(table):
+    simulated = table.assign(Metadata_simulated=True)
+    assert notices(profiles_from_table(simulated, "x")) == {"simulated": 96}
+
+
+def test_control_wells_belong_to_their_plates_modality(table):
+    negcon = table["Metadata_control_type"] == "negcon"
+    marked = table.copy()
+    marked.loc[negcon, "Metadata_modality"] = "control"
+    profiles = profiles_from_table(marked, "x")
+    assert profiles.meta["Metadata_modality"].unique().tolist() == ["compound"]
+
+
+def test_a_time_that_is_no_number_is_an_error(table):
+    with pytest.raises(InputError, match="Metadata_Time is 'two days' in 96 wells"):
+        profiles_from_table(table.assign(Metadata_Time="two days"), "x")
 
 
 def test_a_column_that_is_missing_is_named(table):
