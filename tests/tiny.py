@@ -1,10 +1,13 @@
 """Tiny models of the real classes and a tiny prepared bank of wells, made in a second."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
+from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, PreTrainedTokenizerFast, ResNetConfig
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, ResNetConfig
 
 from data.channels import CHANNELS
 from vlm import (
@@ -14,12 +17,14 @@ from vlm import (
     CellPaintingVlmConfig,
     CellPaintingVlmForConditionalGeneration,
 )
+from vlm.adapters import Vlm, add_adapter, lora_config
 from vlm.wells import WellBank
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 TEXTS = [
     "What changed in this well? Mito: clearly dimmer, more granular. Nuclei: strongly larger.",
-    "No significant change from controls. Cell count: lower. U2OS cells, 48 h, compound: nocodazole.",
+    "No significant change from controls. Cell count: lower.",
+    "U2OS cells, 48 h, compound: nocodazole.",
 ]
 
 
@@ -41,6 +46,30 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<|endoftext|>",
         additional_special_tokens=SPECIAL[1:2] + SPECIAL[3:],
     )
+
+
+def tiny_text_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """Two layers of SmolLM2's architecture."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def save_tiny_language_model(folder: Path) -> Path:
+    """Write a random language model with its tokenizer, to be named as `--language_model`."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    LlamaForCausalLM(tiny_text_config(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def tiny_model(
@@ -67,20 +96,9 @@ def tiny_model(
         dropout=0.0,
         feature_dropout=0.0,
     )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
     config = CellPaintingVlmConfig(
         vision_config=vision,
-        text_config=text,
+        text_config=tiny_text_config(tokenizer),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=vision.num_tokens,
         projection_dim=16,
@@ -94,12 +112,20 @@ def tiny_model(
     return model, processor
 
 
+def tiny_adapter(model: Vlm, name: str, projector: bool = False, dropout: float = 0.0) -> PeftModel:
+    """Add a fresh LoRA adapter on the language model's attention."""
+    config = lora_config(4, 8, dropout, r".*language_model.*\.(q|v)_proj", projector)
+    return add_adapter(model, name, config)
+
+
 def tiny_wells(n_targets: int = 4, seed: int = 0) -> pd.DataFrame:
     """Metadata of two plates: per target a compound and a guide, one well a plate, and controls."""
     rows = []
     for plate in ("P1", "P2"):
         reagents = [
-            (f"{kind}-{i}", kind, f"T{i}") for i in range(n_targets) for kind in ("compound", "crispr")
+            (f"{kind}-{i}", kind, f"T{i}")
+            for i in range(n_targets)
+            for kind in ("compound", "crispr")
         ]
         reagents += [("DMSO", "control", "")] * 4
         for number, (reagent, modality, target) in enumerate(reagents):
