@@ -84,8 +84,8 @@ def build_library(
 ) -> list[Reagent]:
     """Build every reagent, the controls included.
 
-    Three compounds, two or three guides and one ORF a target. Each has an off-target programme of
-    its own choosing, which reagents of other targets share.
+    Three compounds, two or three guides and one ORF a target. Each also moves the off-target
+    programmes, which reagents of all targets share, up or down by amounts of its own.
 
     Parameters
     ----------
@@ -94,14 +94,13 @@ def build_library(
     compound_strength, crispr_strength, orf_strength : float
         Factor on the target's effects.
     off_target_strength : float
-        Factor on the off-target programme.
+        Standard deviation of the factors on the off-target programmes.
     rng : Generator
     """
-    programmes = [axis_vector(effects) for effects in OFF_TARGETS.values()]
+    programmes = np.stack([axis_vector(effects) for effects in OFF_TARGETS.values()])
 
     def off_target() -> NDArray[np.float64]:
-        size = off_target_strength * rng.uniform(0.5, 1.5)
-        return size * programmes[rng.integers(len(programmes))]
+        return off_target_strength * rng.standard_normal(len(programmes)) @ programmes
 
     nothing = np.zeros(len(AXES))
     library = [

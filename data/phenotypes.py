@@ -5,7 +5,7 @@ target, in arbitrary units where 1 is as strong as the effect gets. The names of
 genes are real; their numbers are illustrations and no measurement.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 AXES = (
     "nucleus_size",
@@ -50,7 +50,7 @@ class Target:
     effects: dict[str, float]
     compounds: tuple[str, str, str]
     reason: str
-    orf_mimics: bool = field(default=True)
+    orf_mimics: bool = True
 
 
 # Neighbours share axes on purpose: a target that was held out is a new combination of effects that
@@ -266,7 +266,8 @@ OFF_TARGETS = {
     "DNA damage": dict(nucleus_size=0.7, nucleoli=-0.5, cell_count=-0.5),
     "cytostasis": dict(cell_size=0.7, cell_count=-0.6, actin_bundles=0.4),
 }
-"""What reagents do beside their target; each programme is shared by reagents of many targets."""
+"""What reagents do beside their target: each mixes these programmes, turned up or down, in its own
+way, so that reagents of unlike targets can look alike."""
 
 INACTIVE_COMPOUNDS = (
     "fexofenadine",

@@ -86,12 +86,12 @@ class SimulationConfig:
     compound_strength: float = 0.55
     crispr_strength: float = 0.55
     orf_strength: float = 0.45
-    off_target_strength: float = 1.1
+    off_target_strength: float = 0.5
     cell_variation: float = 0.15
     plate_variation: float = 0.25
-    well_staining: float = 0.06
-    density_variation: float = 0.12
-    focus_variation: float = 0.2
+    well_staining: float = 0.05
+    density_variation: float = 0.1
+    focus_variation: float = 0.15
     position_strength: float = 0.08
     camera_noise: float = 1.0
     processes: int = 2

@@ -20,7 +20,7 @@ from data.phenotypes import (
     TARGETS,
 )
 from data.rendering import render_field
-from data.simulator import JUMP_CHANNELS, SimulationConfig, simulate_plates, simulation_library
+from data.simulator import SimulationConfig, simulate_plates, simulation_library
 
 SMALL = SimulationConfig(
     n_targets=2,
@@ -47,11 +47,11 @@ def read(path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", keep_default_na=False, dtype=str)
 
 
-def average(axis: str | None, sites: int = 3, size: float = 1.0) -> pd.Series:
+def average(axis: str | None, sites: int = 2) -> pd.Series:
     """Mean features of cells that show one axis."""
     effects = np.zeros((34, len(AXES)))
     if axis:
-        effects[:, AXES.index(axis)] = size
+        effects[:, AXES.index(axis)] = 1
     rng = np.random.default_rng(5)
     fields = [render_field(effects, 256, rng) for _ in range(sites)]
     return pd.concat([measure_site(field, CHANNELS) for field in fields]).mean()
@@ -241,8 +241,7 @@ def test_camera_without_noise_shows_background_gain_and_vignette():
     np.testing.assert_allclose(double, 2 * once, atol=2)
 
 
-def test_fewer_cells_where_the_target_kills(tmp_path):
-    effects = np.zeros((10, len(AXES)))
-    cells = measure_site(render_field(effects, 256, np.random.default_rng(1)), CHANNELS)
-    assert 5 <= cells[COUNT].iloc[0] <= 12
-    assert JUMP_CHANNELS[-1] == "DNA"
+def test_drawn_cells_are_counted():
+    field = render_field(np.zeros((10, len(AXES))), 256, np.random.default_rng(1))
+    cells = measure_site(field, CHANNELS)
+    assert 6 <= cells[COUNT].iloc[0] <= 10  # a cell may lie outside the border
