@@ -18,8 +18,15 @@ from eval.leaks import leaked_targets
 from eval.matching import PROTOCOLS
 from eval.notices import Notice, some
 from eval.profiles import Profiles, align
-from eval.protocols import Condition, Plates, TaskResult, match_reagents, prepare, unique_sets
-from eval.protocols import conditions as split_conditions
+from eval.protocols import (
+    Condition,
+    Plates,
+    TaskResult,
+    conditions,
+    match_reagents,
+    prepare,
+    unique_sets,
+)
 from eval.records import Entry, make_records, recall_records
 from eval.splits import held_out_targets, representation_split
 from eval.wells import CONDITION
@@ -132,9 +139,9 @@ def run_benchmark(
             if not entries:
                 notices += [("all", notice) for notice in plate_notices(plates, fixed)]
             run = _Run(group.name, correction, plates, fixed, held_out, settings)
-            entries += run.protocols(corrected)
+            entries += run.protocol_entries(corrected)
             if settings.controls:
-                entries += run.controls(group)
+                entries += run.control_entries(group)
             recalls += recall_records(group.name, correction, plates, gene_pairs or {})
     assert fixed is not None
     records = make_records(entries)
@@ -148,6 +155,8 @@ def run_benchmark(
         if settings.split == "official":
             half = representation_split(str(record["modality"]), str(record["time"]))
             record["representation_split"] = half
+    if not any(len(e.result.labels) for e in entries if not e.control):
+        raise InputError("nothing can be scored: no reagent has two wells beside controls")
     labels = pd.concat(
         [e.result.labels.assign(**e.names()) for e in entries if len(e.result.labels)],
         ignore_index=True,
@@ -172,7 +181,7 @@ class _Run:
     held_out: set[str]
     settings: Settings
 
-    def protocols(self, profiles: Profiles) -> Iterator[Entry]:
+    def protocol_entries(self, profiles: Profiles) -> Iterator[Entry]:
         active = {p.condition: p.active for p in self.plates}
         if "published" in self.settings.protocols:
             yield from self._scored("published", self.plates, active)
@@ -188,7 +197,7 @@ class _Run:
             plates = prepare(view, self.settings.null_size, self.settings.seed)
             yield from self._scored("cellclip", plates, cellclip_pool(plates))
 
-    def controls(self, uncorrected: Profiles) -> Iterator[Entry]:
+    def control_entries(self, uncorrected: Profiles) -> Iterator[Entry]:
         null = (self.settings.null_size, self.settings.seed)
         for p in self.plates:
             for control, score in (
@@ -204,7 +213,7 @@ class _Run:
                 yield self._entry("fixed_pool", permuted, "label_permuted")
         for control, fitted in (("half_controls_fitted", True), ("half_controls_held_out", False)):
             halved = controls.half_controls(uncorrected, self.correction, fitted, null[1])
-            for condition, wells in split_conditions(halved):
+            for condition, wells in conditions(halved):
                 result = controls.activity(condition, wells, *null)
                 yield self._entry("published", result, control)
 
@@ -270,7 +279,7 @@ def pool_by_condition(pool: pd.DataFrame, profiles: Profiles) -> Pool:
         raise InputError("pool: column Metadata_broad_sample is missing")
     result: Pool = {}
     found: set[str] = set()
-    for condition, wells in split_conditions(profiles):
+    for condition, wells in conditions(profiles):
         rows = pool
         if set(CONDITION) <= set(pool):
             same = pool[CONDITION].astype(str) == list(asdict(condition).values())

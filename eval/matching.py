@@ -11,6 +11,7 @@ import pandas as pd
 
 from data.errors import InputError
 from eval.average_precision import NULL_SIZE, score_labels, score_pairs, unit_rows
+from eval.bootstrap import bootstrap_means, interval
 from eval.cellclip import cellclip_pool, cellclip_view
 from eval.profiles import Profiles
 from eval.protocols import Condition, TaskResult, match_reagents, prepare
@@ -103,6 +104,8 @@ class MatchingScore:
         Share of labels with q < 0.05 (Benjamini-Hochberg).
     chance : float
         Expected mAP under random ranking.
+    map_low, map_high : float
+        95 % bootstrap interval of map, over labels.
     n_labels : int
     labels : DataFrame
         One row a label, see `eval.average_precision.score_labels`.
@@ -112,6 +115,8 @@ class MatchingScore:
     normalized_map: float
     fraction_retrieved: float
     chance: float
+    map_low: float
+    map_high: float
     n_labels: int
     labels: pd.DataFrame
 
@@ -122,11 +127,15 @@ class MatchingScore:
 
 def summarize_labels(labels: pd.DataFrame) -> MatchingScore:
     """Average a table of labels (`eval.average_precision.score_labels`) into its numbers."""
+    each = labels["mean_average_precision"].to_numpy()
+    low, high = interval(bootstrap_means(each, np.arange(len(each))))
     return MatchingScore(
-        map=float(labels["mean_average_precision"].mean()),
+        map=float(each.mean()),
         normalized_map=float(labels["normalized_map"].mean()),
         fraction_retrieved=float(labels["retrieved"].mean()),
         chance=float(labels["chance"].mean()),
+        map_low=low,
+        map_high=high,
         n_labels=len(labels),
         labels=labels,
     )

@@ -56,8 +56,8 @@ def annotate(
 ) -> tuple[pd.DataFrame, list[Notice]]:
     """Give every well its reagent, control type and targets; leave out empty wells.
 
-    Negative controls without a reagent become "DMSO". A genetic reagent's target is its gene; a
-    compound's are its annotated target list.
+    Negative controls without a reagent become "DMSO". A genetic reagent without a target list has
+    its gene as target; a compound's targets are those annotated.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def annotate(
         notices.append(Notice("plate_without_controls", len(without), where))
     genetic = meta["Metadata_modality"].isin(["crispr", "orf"])
     if "Metadata_gene" in meta:
-        gene = genetic & (meta["Metadata_gene"] != "")
+        gene = genetic & (meta["Metadata_target_list"] == "")
         meta.loc[gene, "Metadata_target_list"] = meta.loc[gene, "Metadata_gene"]
     compound = (meta["Metadata_modality"] == "compound") & (
         meta["Metadata_control_type"] != "negcon"

@@ -141,6 +141,21 @@ def test_p_values_count_strictly_better_rankings():
     assert worst[0] == pytest.approx(3 / 4, abs=0.05)
 
 
+@given(st.integers(1, 4), st.integers(1, 6), st.data())
+@settings(max_examples=40, deadline=None)
+def test_p_values_are_the_share_of_all_rankings_that_do_better(n_pos, n_neg, data):
+    every = [
+        np.mean(np.arange(1, n_pos + 1) / np.array(ranks))
+        for ranks in itertools.combinations(range(1, n_pos + n_neg + 1), n_pos)
+    ]
+    ap = data.draw(st.sampled_from(every))
+    exact = np.mean([other > ap + 1e-9 for other in every])
+    size = 4000
+    total = np.array([n_pos + n_neg])
+    p = p_values(np.array([ap]), np.array([n_pos]), total, size, seed=1)[0]
+    assert p == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / size) + 2 / size)
+
+
 def test_p_values_do_not_depend_on_company_or_order():
     ap, n_pos, n_total = np.array([0.4, 0.2, 0.9]), np.array([2, 3, 2]), np.array([9, 30, 9])
     together = p_values(ap, n_pos, n_total, 500, seed=7)

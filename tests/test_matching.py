@@ -50,6 +50,8 @@ def test_replicate_matching_equals_copairs(wells):
     pd.testing.assert_series_equal(found, expected, check_names=False, atol=1e-9)
     assert score.n_labels == len(expected)
     assert score.map > 2 * score.chance
+    assert score.map_low < score.map < score.map_high
+    assert set(score.numbers()) >= {"map", "normalized_map", "fraction_retrieved", "chance"}
 
 
 def test_replicate_matching_needs_replicates(wells):

@@ -190,6 +190,15 @@ def test_a_target_in_the_training_text_is_refused(table):
     assert not find(refused, split="held_out")
 
 
+def test_nothing_to_score_is_an_error(table):
+    once = table.drop_duplicates("Metadata_broad_sample")
+    wells = pd.concat([once, table.query("Metadata_control_type == 'negcon'")]).drop_duplicates(
+        ["Metadata_Plate", "Metadata_Well"]
+    )
+    with pytest.raises(InputError, match="nothing can be scored"):
+        run_benchmark([group(wells, "x")], Settings(protocols=("published",), **QUICK))
+
+
 def test_single_replicates_and_reagents_are_counted(table):
     quick = Settings(protocols=("fixed_pool",), controls=False, **QUICK)
     once = table["Metadata_broad_sample"] == "compound-003"
