@@ -119,14 +119,8 @@ def run_benchmark(
             raise InputError(f"unknown protocol {protocol}: choose from {', '.join(PROTOCOLS)}")
     groups = align(groups)
     notices = [(group.name, notice) for group in groups for notice in group.notices]
-    held_out: set[str] = set()
-    if settings.split:
-        held_out = held_out_targets(groups[0].meta, settings.split)
-    if training_captions is not None:
-        if not settings.split:
-            raise InputError("--training-captions needs --split: which targets are held out?")
-        held_out, more = audit(training_captions, held_out)
-        notices += [("all", notice) for notice in more]
+    held_out, audited = _held_out(groups[0].meta, settings.split, training_captions)
+    notices += [("all", notice) for notice in audited]
     fixed = None if pool is None else pool_by_condition(pool, groups[0])
     entries: list[Entry] = []
     recalls: list[dict[str, object]] = []
@@ -144,29 +138,51 @@ def run_benchmark(
                 entries += run.control_entries(group)
             recalls += recall_records(group.name, correction, plates, gene_pairs or {})
     assert fixed is not None
-    records = make_records(entries)
-    empty = [r for r in records if not r["n_labels"] and not r["control"] and r["split"] == "all"]
+    return _collect(entries, recalls, notices, fixed, settings)
+
+
+def _held_out(
+    meta: pd.DataFrame, split: str | None, captions: pd.DataFrame | None
+) -> tuple[set[str], list[Notice]]:
+    """Name the held-out targets that may be reported."""
+    if split is None:
+        if captions is not None:
+            raise InputError("--training-captions needs --split: which targets are held out?")
+        return set(), []
+    held_out = held_out_targets(meta, split)
+    return (held_out, []) if captions is None else audit(captions, held_out)
+
+
+def _collect(
+    entries: list[Entry],
+    recalls: list[dict[str, object]],
+    notices: list[tuple[str, Notice]],
+    pool: Pool,
+    settings: Settings,
+) -> Benchmark:
+    """Turn entries into records and one table of labels."""
+    main = [e for e in entries if not e.control and e.split == "all"]
+    empty = [e.names() for e in main if e.result.labels.empty]
+    if len(empty) == len(main):
+        raise InputError("nothing can be scored: no reagent has two wells beside controls")
     if empty:
-        names = [f"{r['protocol']} {r['task']} {r['modality']} {r['cell']}" for r in empty]
-        where = f"{some(names)}: nothing in the pool shares a target"
-        notices.append(("all", Notice("task_without_labels", len(empty), where)))
+        which = [f"{n['protocol']} {n['task']} {n['modality']} {n['cell']}" for n in empty]
+        where = f"{some(which)}: nothing in the pool shares a target"
+        notices = [*notices, ("all", Notice("task_without_labels", len(empty), where))]
+    records = make_records(entries)
     for record in records:
         record |= {"null_size": settings.null_size, "seed": settings.seed}
         if settings.split == "official":
             half = representation_split(str(record["modality"]), str(record["time"]))
             record["representation_split"] = half
-    if not any(len(e.result.labels) for e in entries if not e.control):
-        raise InputError("nothing can be scored: no reagent has two wells beside controls")
-    labels = pd.concat(
-        [e.result.labels.assign(**e.names()) for e in entries if len(e.result.labels)],
-        ignore_index=True,
-    )
+    filled = [e for e in entries if len(e.result.labels)]
+    labels = pd.concat([e.result.labels.assign(**e.names()) for e in filled], ignore_index=True)
     table = [{"representation": name, **asdict(notice)} for name, notice in notices]
     return Benchmark(
         records + recalls,
-        labels[[*entries[0].names(), *entries[0].result.labels.columns]],
+        labels[[*filled[0].names(), *filled[0].result.labels.columns]],
         pd.DataFrame(table, columns=["representation", "name", "count", "where"]),
-        _pool_table(fixed),
+        _pool_table(pool),
     )
 
 

@@ -40,6 +40,8 @@ def control_position_activity(
     how many reagents look active for where they stand.
     """
     negcon = (wells.meta["Metadata_control_type"] == "negcon").to_numpy()
+    if not negcon.any():
+        return activity(condition, wells, null_size, seed)  # the empty table
     controls = wells.subset(negcon)
     position = controls.meta["Metadata_Well"]
     parts = []

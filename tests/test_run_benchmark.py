@@ -190,6 +190,18 @@ def test_a_target_in_the_training_text_is_refused(table):
     assert not find(refused, split="held_out")
 
 
+def test_plates_without_controls_are_counted_and_the_others_scored(table):
+    crispr = table["Metadata_modality"] == "crispr"
+    cut = table[~(crispr & (table["Metadata_control_type"] == "negcon"))]
+    benchmark = run_benchmark([group(cut, "x")], Settings(**QUICK))
+    assert benchmark.notices.set_index("name")["count"]["plate_without_controls"] == 2
+    names = {"task": "activity", "protocol": "published", "control": ""}
+    scored = {r["modality"]: r["n_labels"] for r in find(benchmark, **names)}
+    assert scored["crispr"] == 0 < scored["compound"]
+    with pytest.raises(InputError, match="correction sphering: plate SIM00003 has no negative"):
+        run_benchmark([group(cut, "x")], Settings(corrections=("sphering",), **QUICK))
+
+
 def test_nothing_to_score_is_an_error(table):
     once = table.drop_duplicates("Metadata_broad_sample")
     wells = pd.concat([once, table.query("Metadata_control_type == 'negcon'")]).drop_duplicates(
