@@ -53,7 +53,8 @@ def siglip_loss(
     """
     rank, size = rank_and_size()
     loss = SigLipLoss(rank=rank, world_size=size, dist_impl="bidir")
-    return loss(wells, prompts, logit_scale, logit_bias)
+    # Ranks pass prompts around as they lie in memory: a slice with gaps is refused.
+    return loss(wells, prompts.contiguous(), logit_scale, logit_bias)
 
 
 def gather_rows(x: torch.Tensor) -> torch.Tensor:
