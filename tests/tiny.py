@@ -57,6 +57,7 @@ def tiny_text_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
+        initializer_range=0.2,  # with the usual 0.02 its logits could never say much
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -113,12 +114,13 @@ def tiny_model(
 
 
 def tiny_adapter(model: Vlm, name: str, projector: bool = False, dropout: float = 0.0) -> PeftModel:
-    """Add a fresh LoRA adapter on the language model's attention."""
-    config = lora_config(4, 8, dropout, r".*language_model.*\.(q|v)_proj", projector)
+    """Add a fresh LoRA adapter on the whole language model."""
+    modules = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+    config = lora_config(4, 8, dropout, modules, projector)
     return add_adapter(model, name, config)
 
 
-def tiny_wells(n_targets: int = 4, seed: int = 0) -> pd.DataFrame:
+def tiny_wells(n_targets: int = 4) -> pd.DataFrame:
     """Metadata of two plates: per target a compound and a guide, one well a plate, and controls."""
     rows = []
     for plate in ("P1", "P2"):
@@ -145,15 +147,17 @@ def tiny_wells(n_targets: int = 4, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tiny_bank(feature_size: int = 24, channels: int = 5, seed: int = 0) -> WellBank:
+def tiny_bank(
+    feature_size: int = 24, channels: int = 5, noise: float = 0.3, seed: int = 0
+) -> WellBank:
     """Random features for `tiny_wells`, with two sites a well and an effect a target."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     wells = tiny_wells()
     targets = sorted(set(wells["Metadata_target_list"]) - {""})
     effect = {t: rng.normal(size=(channels, feature_size)) for t in targets} | {"": 0.0}
     features = np.concatenate(
         [
-            effect[t] + 0.3 * rng.normal(size=(2, channels, feature_size))
+            effect[t] + noise * rng.normal(size=(2, channels, feature_size))
             for t in wells["Metadata_target_list"]
         ]
     ).astype(np.float32)
