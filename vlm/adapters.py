@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data.errors import InputError
@@ -117,30 +118,32 @@ def load_model(
         folder = folder / "model"
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
-    # Safe weights only: a pickle can run anything.
-    config = CellPaintingVlmConfig.get_config_dict(folder)[0]
-    if config.get("model_type") != CellPaintingVlmConfig.model_type:
-        raise InputError(
-            f"{folder}/config.json is a {config.get('model_type')!r} model, expected "
-            f"{CellPaintingVlmConfig.model_type!r}: train one with scripts/train_lora.py"
-        )
     try:
-        base = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True
-        )
-        processor = AutoProcessor.from_pretrained(folder)
-    except OSError as error:
-        raise InputError(
-            f"{folder} is not a whole model folder: {str(error).splitlines()[0]}"
-        ) from None
-    model = base
+        kind = CellPaintingVlmConfig.get_config_dict(folder)[0].get("model_type")
+        if kind == CellPaintingVlmConfig.model_type:
+            return _load_parts(folder)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{folder} is not a whole model folder: {reason}") from error
+    raise InputError(
+        f"{folder}/config.json is a {kind!r} model, expected "
+        f"{CellPaintingVlmConfig.model_type!r}: train one with scripts/train_lora.py"
+    )
+
+
+def _load_parts(folder: Path) -> tuple[Vlm, CellPaintingProcessor]:
+    # Safe weights only: a pickle can run anything.
+    model: Vlm = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True
+    )
+    processor = AutoProcessor.from_pretrained(folder)
     for name in (ALIGN, DESCRIBE):
         if not (folder / name / "adapter_config.json").is_file():
             continue
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder / name), adapter_name=name)
         else:
-            model = PeftModel.from_pretrained(base, str(folder / name), adapter_name=name)
+            model = PeftModel.from_pretrained(model, str(folder / name), adapter_name=name)
     return model.eval(), processor
 
 
