@@ -1,0 +1,234 @@
+"""Wells of a prepared store as the tower takes them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import write_tiff_plate, write_tiny_store
+from tiny import tiny_model
+
+import vlm.wells
+from data.errors import InputError
+from data.store import load_sites, read_pixels, site_table
+from vlm.instruct import well_embeddings, well_tokens
+from vlm.wells import WellBank, blank_wells, encode_sites, fit_reference, open_wells
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """Two plates: eight wells with compounds, five with guides; two sites each."""
+    folder = tmp_path_factory.mktemp("wells")
+    raw = write_tiff_plate(folder / "raw", "P1", "compound")
+    write_tiff_plate(raw, "K1", "crispr", seed=1)
+    write_tiny_store(raw, folder / "prepared", measure=False)
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="module")
+def model_and_processor():
+    return tiny_model()
+
+
+@pytest.fixture
+def bank(store, model_and_processor) -> WellBank:
+    return open_wells(store, *model_and_processor)
+
+
+def test_every_well_has_the_features_of_its_own_sites(store, bank, model_and_processor):
+    model, processor = model_and_processor
+    assert len(bank) == 13
+    assert bank.site_features.shape == (26, 5, 24)
+    assert bank.site_features.dtype == np.float32
+    sites = load_sites(store)
+    table = site_table(sites)
+    for row in (0, 5, 12):
+        well = bank.wells.iloc[row]
+        of_well = (table["Metadata_Plate"] == well["Metadata_Plate"]) & (
+            table["Metadata_Well"] == well["Metadata_Well"]
+        )
+        pixels = read_pixels(sites, np.flatnonzero(of_well))
+        pixel_values = processor(images=[pixels])["pixel_values"]
+        with torch.no_grad():
+            direct = model.model.vision_tower.encode_channels(pixel_values)[0].numpy()
+        np.testing.assert_allclose(bank.site_features[bank.sites_of[row]], direct, atol=1e-5)
+
+
+def test_a_batch_is_what_the_tower_takes(bank, model_and_processor):
+    batch = bank.batch([3, 0, 12])
+    assert {name: tuple(value.shape) for name, value in batch.items()} == {
+        "channel_features": (3, 2, 5, 24),
+        "channel_mask": (3, 5),
+        "control_features": (3, 1, 5, 24),
+    }
+    features = batch["channel_features"].numpy()
+    np.testing.assert_array_equal(features[1], bank.site_features[bank.sites_of[0]])
+    tokens = model_and_processor[0].model.vision_tower(**batch).last_hidden_state
+    assert tokens.shape == (3, 7, 32)
+
+
+def test_controls_are_the_median_over_the_plates_control_sites(bank):
+    for row in (0, 12):
+        plate = bank.wells["Metadata_Plate"][row]
+        controls = bank.wells.index[
+            (bank.wells["Metadata_Plate"] == plate)
+            & (bank.wells["Metadata_control_type"] == "negcon")
+        ]
+        assert len(controls) >= 3
+        sites = np.concatenate([bank.site_features[bank.sites_of[i]] for i in controls])
+        found = bank.batch([row])["control_features"][0, 0].numpy()
+        np.testing.assert_allclose(found, np.median(sites, axis=0), rtol=1e-6)
+    assert not np.allclose(bank.control_median[0], bank.control_median[1])
+
+
+def test_a_well_with_fewer_sites_repeats_its_own(bank):
+    bank.sites_of[0] = np.array([4])
+    bank.sites_of[1] = np.array([6, 7, 8])
+    features = bank.batch([0, 1])["channel_features"].numpy()
+    np.testing.assert_array_equal(features[0], bank.site_features[[4, 4, 4]])
+    np.testing.assert_array_equal(features[1], bank.site_features[[6, 7, 8]])
+
+
+def test_sites_are_drawn_anew_for_training(bank):
+    drawn = [bank.batch([2], np.random.default_rng(i))["channel_features"] for i in range(8)]
+    again = bank.batch([2], np.random.default_rng(0))["channel_features"]
+    assert torch.equal(drawn[0], again)
+    assert any(not torch.equal(drawn[0], other) for other in drawn)
+    own = bank.site_features[bank.sites_of[2]]
+    for batch in drawn:
+        for site in batch[0].numpy():
+            assert (site == own).all(axis=(1, 2)).any()
+
+
+def test_batches_go_through_all_wells_in_order(bank):
+    parts = list(bank.batches(size=4))
+    assert [len(part["channel_mask"]) for part in parts] == [4, 4, 4, 1]
+    whole = bank.batch(np.arange(13))
+    for name, value in whole.items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), value)
+
+
+@pytest.mark.parametrize("as_mask", [True, False])
+def test_selected_wells_keep_what_is_theirs(bank, as_mask):
+    rows = np.array([2, 9, 11])
+    chosen = bank.select(np.isin(np.arange(13), rows) if as_mask else rows)
+    assert len(chosen) == 3
+    assert chosen.wells["Metadata_Well"].tolist() == bank.wells["Metadata_Well"][rows].tolist()
+    for name, value in chosen.batch([0, 1, 2]).items():
+        assert torch.equal(value, bank.batch(rows)[name])
+
+
+def test_wells_are_asked_for_in_words(bank):
+    guides = bank.query("Metadata_Plate == 'K1' and Metadata_control_type != 'negcon'")
+    assert set(guides.wells["Metadata_broad_sample"]) >= {"G-1", "G-2"}
+    with pytest.raises(InputError, match="no well fits it"):
+        bank.query("Metadata_Plate == 'K9'")
+    for wrong in ("Metadata_Plat == 'K1'", "Metadata_Plate ==", "Metadata_Plate > 3"):
+        with pytest.raises(InputError, match="query") as error:
+            bank.query(wrong)
+        assert "Metadata_Plate, Metadata_Well" in str(error.value)
+
+
+def test_features_are_computed_once_for_what_made_them(store, monkeypatch):
+    calls = []
+
+    def counted(model, processor, sites):
+        calls.append(len(sites))
+        return encode_sites(model, processor, sites)
+
+    monkeypatch.setattr(vlm.wells, "encode_sites", counted)
+    model, processor = tiny_model(seed=1)
+    first = open_wells(store, model, processor)
+    assert calls == [16, 10]
+    again = open_wells(store, model, processor)
+    assert calls == [16, 10]
+    assert (first.site_features == again.site_features).all()
+
+    with torch.no_grad():  # the tower above the backbone does not matter
+        model.model.vision_tower.latents += 1
+    open_wells(store, model, processor)
+    assert len(calls) == 2
+    with torch.no_grad():
+        next(model.model.vision_tower.backbone.parameters()).mul_(1.1)
+    other_weights = open_wells(store, model, processor)
+    assert len(calls) == 4
+    assert not np.allclose(first.site_features, other_weights.site_features)
+    processor.image_processor.gamma = 1.0
+    open_wells(store, model, processor)
+    assert len(calls) == 6
+
+
+def test_a_plate_that_was_prepared_anew_is_computed_anew(tmp_path):
+    model, processor = tiny_model()
+    banks = []
+    for seed in (0, 1):
+        raw = write_tiff_plate(tmp_path / f"raw{seed}", seed=seed)
+        write_tiny_store(raw, tmp_path / "prepared", measure=False)
+        banks.append(open_wells(tmp_path / "prepared", model, processor))
+    assert not np.allclose(banks[0].site_features, banks[1].site_features)
+
+
+def test_a_black_image_says_nothing_about_the_well(bank, model_and_processor):
+    model, processor = model_and_processor
+    fit_reference(model, bank)
+    blank = blank_wells(model, processor, bank)
+    assert len(blank) == len(bank)
+    assert blank.wells is bank.wells
+    embedded, seen = well_embeddings(model, blank), well_embeddings(model, bank)
+    assert not np.allclose(embedded, seen, atol=1e-3)
+    for plate in ("P1", "K1"):  # only the plate's controls are left to tell wells apart
+        alike = embedded[bank.wells["Metadata_Plate"] == plate]
+        assert np.ptp(alike, axis=0).max() < 1e-5
+
+
+def test_tokens_are_those_of_each_well_by_itself(bank, model_and_processor):
+    model, _ = model_and_processor
+    tokens = well_tokens(model, bank)
+    assert tokens.shape == (13, 7, 32)
+    alone = model.model.vision_tower(**bank.batch([6])).last_hidden_state
+    assert torch.allclose(tokens[6], alone[0], atol=1e-5)
+
+
+def test_the_reference_is_fitted_to_the_controls(bank):
+    model, _ = tiny_model()
+    fit_reference(model, bank)
+    controls = bank.wells["Metadata_control_type"] == "negcon"
+    sites = np.concatenate([bank.sites_of[row] for row in np.flatnonzero(controls)])
+    tower = model.model.vision_tower
+    expected = torch.from_numpy(bank.site_features[sites]).median(dim=0).values
+    assert torch.equal(tower.reference_center[tower.stain_ids], expected)
+    assert (tower.reference_scale > 0).all()
+
+
+def test_without_controls_all_wells_are_the_reference(bank):
+    model, _ = tiny_model()
+    treated = bank.select((bank.wells["Metadata_control_type"] != "negcon").to_numpy())
+    fit_reference(model, treated)
+    sites = np.concatenate(treated.sites_of)
+    tower = model.model.vision_tower
+    expected = torch.from_numpy(treated.site_features[sites]).median(dim=0).values
+    assert torch.equal(tower.reference_center[tower.stain_ids], expected)
+
+
+def test_a_channel_that_was_not_imaged_is_masked(tmp_path):
+    raw = write_tiff_plate(tmp_path / "raw")
+    for file in (raw / "images" / "P1").glob("*-ch1sk1fk1fl1.tiff"):
+        file.unlink()
+    channels = (raw / "channels.tsv").read_text().splitlines()
+    kept = [line for line in channels if not line.startswith("ch1\t")]
+    (raw / "channels.tsv").write_text("\n".join(kept) + "\n")
+    write_tiny_store(raw, tmp_path / "prepared", measure=False)
+    bank = open_wells(tmp_path / "prepared", *tiny_model())
+    assert bank.batch([0])["channel_mask"].tolist() == [[True, True, True, True, False]]  # Mito
+
+
+def test_other_channels_than_the_models_are_named(store):
+    three = tiny_model(channels=("DNA", "Tubulin", "Actin"))
+    expected = "holds the channels DNA, ER, RNA, AGP, Mito; the model expects DNA, Tubulin, Actin"
+    with pytest.raises(InputError, match=expected):
+        open_wells(store, *three)
+
+
+def test_a_folder_that_is_no_store_is_named(tmp_path, model_and_processor):
+    with pytest.raises(InputError, match=r"has no manifest\.json"):
+        open_wells(tmp_path, *model_and_processor)
