@@ -30,7 +30,7 @@ class QuickstartConfig:
     """Where the quickstart goes and how far."""
 
     out: str = field(default=str(ROOT / "runs" / "quickstart"), metadata={"help": "run folder"})
-    config: str = field(
+    training: str = field(
         default=str(ROOT / "configs" / "quickstart.yaml"), metadata={"help": "training YAML"}
     )
     simulation: str = field(
@@ -98,7 +98,7 @@ def stage_commands(stage: str, config: QuickstartConfig, out: Path) -> list[list
         "train": [
             [
                 sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu",
-                str(SCRIPTS / "train_lora.py"), "--config", config.config,
+                str(SCRIPTS / "train_lora.py"), "--config", config.training,
                 "--data", prepared, "--out", str(out),
             ]
         ],
