@@ -99,7 +99,7 @@ def rank_matches(
         candidates &= (reagents["Metadata_modality"] == config.modality).to_numpy()
     if not candidates.any():
         raise InputError(f"{config.data}: no candidate of the modality {config.modality!r}")
-    table = reagents[candidates].assign(similarity=unit[candidates] @ query)
+    table = reagents.loc[candidates, REAGENT].assign(similarity=unit[candidates] @ query)
     table = table.sort_values("similarity", ascending=False)
     return table.rename(columns=lambda name: name.removeprefix("Metadata_"))
 
