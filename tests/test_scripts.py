@@ -1,0 +1,256 @@
+"""The whole path as a user walks it, small: plates in, matches and descriptions out."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from tiny import save_tiny_language_model
+
+SCRIPTS = sorted((ROOT / "scripts").glob("[!_]*.py"))
+
+SIMULATION = """\
+# python scripts/simulate_plates.py --config simulation.yaml --out RAW
+n_targets: 3
+n_inactive_compounds: 2
+n_inactive_genes: 1
+compound_plates: 2
+crispr_plates: 2
+orf_plates: 2
+controls: 8
+sites: 1
+field_size: 64
+cells: 150.0
+processes: 1
+"""
+
+# Steps so few that nothing is learnt: the numbers are tested elsewhere, here the path.
+TRAINING = """\
+# accelerate launch scripts/train_lora.py --config training.yaml
+data: prepared
+out: run
+phase: both
+image_size: 64
+hidden_size: 32
+num_latents: 2
+align_steps: 4
+align_num_targets: 2
+align_num_unlabelled: 4
+align_max_prompt_tokens: 400
+align_prompt_every: 2
+max_steps: 3
+per_device_train_batch_size: 4
+max_length: 1000
+report_to: none
+use_cpu: true
+bf16: false
+seed: 0
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Everything that the path makes lies here."""
+    return tmp_path_factory.mktemp("path")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, folder):
+    """Run a script in this process: (exit code, what it printed, its last error line)."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.chdir(folder)
+
+    def run_script(name: str, *arguments: object) -> tuple[int, str, str]:
+        script = str(ROOT / "scripts" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        printed = capsys.readouterr()
+        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == (1 if code else 0), printed.err
+        return code, printed.out, errors[0] if errors else ""
+
+    return run_script
+
+
+@pytest.fixture
+def trained(folder, run) -> Path:
+    """The folder after simulating, preparing, writing captions and training, once."""
+    if (folder / "run" / "model" / "describe").is_dir():
+        return folder
+    (folder / "simulation.yaml").write_text(SIMULATION)
+    (folder / "training.yaml").write_text(TRAINING)
+    save_tiny_language_model(folder / "language")
+    run("simulate_plates", "--config", "simulation.yaml", "--out", "raw")
+    source = ("--source", "plates", "--input", "raw", "--processes", 1)
+    run("prepare_data", *source, "--out", "prepared", "--size", 64, "--held_out_targets", 1)
+    run("build_captions", "--data", "prepared")
+    # The real command, from a folder that is not the project's.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    script = str(ROOT / "scripts" / "train_lora.py")
+    finished = subprocess.run(
+        [*launch, script, "--config", "training.yaml", "--language_model", "language"],
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return folder
+
+
+def test_training_leaves_a_model_folder_and_its_history(trained):
+    model = trained / "run" / "model"
+    assert {path.name for path in model.iterdir() if path.is_dir()} == {"align", "describe"}
+    assert (model / "model.safetensors").is_file()
+    seconds = json.loads((trained / "run" / "train_seconds.json").read_text())
+    assert set(seconds) == {"align", "describe"}
+    history = (trained / "run" / "align_history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in history] == [0, 2]
+    assert not [path for path in (trained / "run").rglob("*") if "tmp" in path.name]
+    wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
+    assert wells["Metadata_simulated"].all()
+    assert set(wells["Metadata_split"]) == {"train", "test"}
+
+
+def test_a_finished_training_is_not_repeated(trained, run):
+    weights = trained / "run" / "model" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    code, printed, _ = run("train_lora", "--config", "training.yaml")
+    assert code == 0
+    assert "model: run/model" in printed
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_wells_are_embedded(trained, run):
+    common = ("--model", "run", "--data", trained / "prepared")
+    tables = {}
+    for representation in ("embedding", "untrained", "backbone"):
+        out = trained / f"{representation}.parquet"
+        code, printed, _ = run(
+            "embed_wells", *common, "--out", out, "--representation", representation
+        )
+        assert code == 0
+        assert str(out) in printed
+        tables[representation] = pd.read_parquet(out)
+    wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
+    for table in tables.values():
+        assert table["Metadata_Well"].tolist() == wells["Metadata_Well"].tolist()
+    values = {name: table.filter(regex="^embedding_") for name, table in tables.items()}
+    assert values["embedding"].shape[1] == 128
+    assert (values["embedding"].dtypes == "float32").all()
+    assert ((values["embedding"] ** 2).sum(axis=1) - 1).abs().max() < 1e-4
+    assert not values["embedding"].equals(values["untrained"])
+
+    out = trained / "held_out.parquet"
+    run("embed_wells", *common, "--out", out, "--query", "Metadata_split == 'test'")
+    assert set(pd.read_parquet(out)["Metadata_split"]) == {"test"}
+
+
+def test_a_well_is_described(trained, run):
+    common = ("--model", "run/model", "--data", "prepared", "--plate", "SIMC01")
+    well = (
+        pd.read_parquet(trained / "prepared" / "wells.parquet")
+        .query("Metadata_Plate == 'SIMC01'")["Metadata_Well"]
+        .iloc[0]
+    )
+    code, printed, _ = run("describe_well", *common, "--well", well, "--json", "true")
+    assert code == 0
+    record = json.loads(printed)
+    assert (record["plate"], record["well"]) == ("SIMC01", well)
+    assert {"answer", "claims", "measured", "question", "reference"} <= set(record)
+    _, again, _ = run("describe_well", *common, "--well", well, "--json")
+    assert json.loads(again) == record  # the same well, the same words
+
+    code, printed, _ = run("describe_well", *common, "--well", well, "--ask", "What changed in ER?")
+    assert printed.startswith(f"SIMC01 {well}: ")
+    out = trained / "descriptions.parquet"
+    run("describe_well", *common, "--out", out)
+    table = pd.read_parquet(out)
+    assert (table["plate"] == "SIMC01").all()
+    assert table["claims"].map(json.loads).map(type).eq(list).all()
+
+
+def test_matches_are_found(trained, run):
+    wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
+    treated = wells[wells["Metadata_modality"] == "compound"].iloc[0]
+    common = ("--model", "run", "--data", "prepared", "--top", 5)
+    name = treated["Metadata_pert_iname"]
+    code, by_name, _ = run("find_matches", *common, "--reagent", name)
+    assert code == 0
+    assert len(by_name.splitlines()) == 6
+    assert by_name.split()[:5] == [
+        "broad_sample",
+        "modality",
+        "pert_iname",
+        "target_list",
+        "similarity",
+    ]
+    assert f" {name} " not in by_name  # a reagent is not its own match
+
+    position = ("--plate", treated["Metadata_Plate"], "--well", treated["Metadata_Well"])
+    code, by_well, _ = run("find_matches", *common, *position, "--modality", "crispr")
+    assert code == 0
+    assert all("crispr" in line for line in by_well.splitlines()[1:])
+
+    code, by_text, _ = run("find_matches", *common, "--text", "microtubules are gone")
+    assert code == 0
+    assert len(by_text.splitlines()) == 6
+
+    run("embed_wells", "--model", "run", "--data", "prepared", "--out", "for_matches.parquet")
+    saved = ("--embeddings", "for_matches.parquet", "--reagent", name)
+    assert run("find_matches", *common, *saved)[1] == by_name
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("embed_wells", "--model nowhere --data prepared --out e.parquet", "nowhere"),
+        ("embed_wells", "--model language --data prepared --out e.parquet", "'llama' model"),
+        ("embed_wells", "--model run --data raw --out e.parquet", "no manifest.json"),
+        (
+            "embed_wells",
+            "--model run --data prepared --out e.parquet --query Metadata_Plate=='X'",
+            "no well fits",
+        ),
+        ("describe_well", "--model run --data prepared --plate SIMX01", "'SIMX01'"),
+        ("describe_well", "--model run --data prepared --plate SIMC01 --well P24", "'P24'"),
+        ("describe_well", "--model run --data prepared --ask ", "--ask is empty"),
+        ("find_matches", "--model run --data prepared --reagent aspirin", "'aspirin'"),
+        ("find_matches", "--model run --data prepared --plate SIMC01 --well P24", "P24"),
+        ("find_matches", "--model run --data prepared --text ", "--text is empty"),
+        ("find_matches", "--model run --data prepared", "give one of"),
+        ("find_matches", "--model run --data prepared --text a --modality rna", "'rna'"),
+        ("train_lora", "--data raw --out new --use_cpu true --bf16 false", "no manifest.json"),
+        (
+            "train_lora",
+            "--data prepared --out new --phase describe --use_cpu true --bf16 false",
+            "not a model folder",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line(trained, run, script, arguments, expected):
+    before = sorted(trained.rglob("*"))
+    code, _, error = run(script, *arguments.split(" "))
+    assert code == 2
+    assert expected in error
+    assert sorted(trained.rglob("*")) == before  # nothing half-written
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_says_what_each_setting_is(script, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) > 5
