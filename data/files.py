@@ -31,7 +31,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         if target.is_dir():
             shutil.rmtree(target)
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
