@@ -139,6 +139,7 @@ def run_align(
     if accelerator.is_main_process:
         folder = Path(config.out) / "model"
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(describe_checkpoints(config.out), ignore_errors=True)  # an older model's
         scratch = Path(config.out) / ".align"
         save_adapter(peft_model, ALIGN, scratch)
         save_base(peft_model.unload(), processor, folder)
@@ -154,7 +155,7 @@ def run_describe(config: TrainConfig, describe_config: SFTConfig) -> None:
     bank = training_wells(config.data, bare(model), processor)
     dialogues = pd.read_parquet(captions_file(config.data, "dialogues"))
     model = add_adapter(model, DESCRIBE, _lora(config, projector=True))
-    describe_config.output_dir = str(Path(config.out) / "describe_checkpoints")
+    describe_config.output_dir = str(describe_checkpoints(config.out))
     train_describe(
         model,
         processor,
@@ -164,6 +165,12 @@ def run_describe(config: TrainConfig, describe_config: SFTConfig) -> None:
     )
     if describe_config.process_index == 0:
         save_adapter(model, DESCRIBE, folder)
+        shutil.rmtree(describe_checkpoints(config.out))  # a new model must not go on from these
+
+
+def describe_checkpoints(out: str) -> Path:
+    """Where phase describe keeps what it needs to go on after an interruption."""
+    return Path(out) / "describe_checkpoints"
 
 
 @contextmanager
