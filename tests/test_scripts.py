@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
+from safetensors.torch import load_file
 from tiny import save_tiny_language_model
 
 SCRIPTS = sorted((ROOT / "scripts").glob("[!_]*.py"))
@@ -115,7 +117,11 @@ def test_training_leaves_a_model_folder_and_its_history(trained):
     assert set(seconds) == {"align", "describe"}
     history = (trained / "run" / "align_history.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in history] == [0, 2]
-    assert not [path for path in (trained / "run").rglob("*") if "tmp" in path.name]
+    assert {path.name for path in (trained / "run").iterdir()} == {
+        "model",
+        "align_history.jsonl",
+        "train_seconds.json",
+    }  # no checkpoints: a new model must not go on from these
     wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
     assert wells["Metadata_simulated"].all()
     assert set(wells["Metadata_split"]) == {"train", "test"}
@@ -128,6 +134,23 @@ def test_a_finished_training_is_not_repeated(trained, run):
     assert code == 0
     assert "model: run/model" in printed
     assert weights.stat().st_mtime_ns == before
+
+
+def test_a_new_model_owes_nothing_to_an_older_one(trained, run):
+    """Not even where the older one's phase describe was interrupted."""
+    run_folder = trained / "again"
+    (run_folder / "describe_checkpoints" / "checkpoint-3").mkdir(parents=True)
+    settings = ("--config", "training.yaml", "--language_model", "language", "--out", "again")
+    code, _, _ = run("train_lora", *settings, "--use_cpu", "true")
+    assert code == 0
+    for file in ("model.safetensors", "describe/adapter_model.safetensors"):
+        ours, theirs = (
+            load_file(run_folder / "model" / file),
+            load_file(trained / "run/model" / file),
+        )
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():  # and the same seed gives the same model
+            assert torch.allclose(value, theirs[name], atol=1e-6), name
 
 
 def test_wells_are_embedded(trained, run):
