@@ -135,7 +135,7 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
             raise InputError(f"profiles: column {column!r} is missing")
     profiles = profiles.reset_index(drop=True)
     names = [name for name in map(str, profiles) if not name.startswith("Metadata_")]
-    z = profiles[names].to_numpy(np.float64)
+    z = profiles[names].to_numpy(np.float64, copy=True)
     z[~np.isfinite(z)] = np.nan
     aligned = _aligned_by_slot(names, z)
 

@@ -97,7 +97,9 @@ def label_permuted_matching(
     reagents: Reagents, null_size: int = NULL_SIZE, seed: int = 0
 ) -> TaskResult:
     """Matching after shuffling which reagent has which targets: chance, with real dependences."""
-    lists = np.random.default_rng(seed).permutation(reagents.meta["Metadata_target_list"])
+    lists = np.random.default_rng(seed).permutation(
+        reagents.meta["Metadata_target_list"].to_numpy()
+    )
     meta = reagents.meta.assign(Metadata_target_list=lists)
     return matching(Reagents(reagents.condition, meta, reagents.unit), null_size, seed)
 

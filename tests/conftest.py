@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Importing pycytominer switches this on for the whole process: no test may depend on who did.
+pd.options.mode.copy_on_write = True
 
 
 @pytest.fixture(scope="session")
