@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from tiny import save_tiny_language_model, tiny_bank, tiny_model
+from tiny import save_tiny_language_model, tiny_bank, tiny_feature_size, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vlm.adapters import load_model, save_base
@@ -87,7 +87,8 @@ def test_a_new_model_has_its_parts_weights(built):
     for name, value in model.model.vision_tower.backbone.state_dict().items():
         assert torch.equal(value, backbone[name]), name
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
-    assert processor.image_seq_length == model.config.vision_config.num_tokens == 3 + 3
+    assert processor.image_seq_length == model.config.vision_config.num_tokens
+    assert model.config.vision_config.num_latents == 3
     assert processor.image_processor.size == 64
 
 
@@ -98,7 +99,7 @@ def test_a_new_model_speaks_of_wells_and_stops(built):
     rng = np.random.default_rng(0)
     wells = [rng.integers(0, 30000, (2, 3, 64, 64)).astype(np.uint16)] * 2
     batch = processor(images=wells, text=[processor.ask("What changed?")] * 2)
-    assert (batch["input_ids"][0] == processor.image_token_id).sum() == 6
+    assert (batch["input_ids"][0] == processor.image_token_id).sum() == processor.image_seq_length
     answer = model.eval().generate(**batch, max_new_tokens=3, do_sample=False)
     assert torch.equal(answer[0], answer[1])
 
@@ -116,7 +117,7 @@ def test_a_new_model_can_be_saved_and_loaded(built, tmp_path):
 def test_untrained_is_another_tower_on_the_same_backbone():
     model, _ = tiny_model()
     tower = model.model.vision_tower
-    tower.fit_reference(torch.randn(30, 5, 24), torch.zeros(30, dtype=torch.int))
+    tower.fit_reference(torch.randn(30, 5, tiny_feature_size()), torch.zeros(30, dtype=torch.int))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained = well_embeddings(model, tiny_bank())
     untrain(model, seed=3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import write_tiff_plate, write_tiny_store
-from tiny import tiny_model
+from tiny import tiny_feature_size, tiny_model
 
 import vlm.wells
 from data.errors import InputError
@@ -38,7 +38,7 @@ def bank(store, model_and_processor) -> WellBank:
 def test_every_well_has_the_features_of_its_own_sites(store, bank, model_and_processor):
     model, processor = model_and_processor
     assert len(bank) == 13
-    assert bank.site_features.shape == (26, 5, 24)
+    assert bank.site_features.shape == (26, 5, tiny_feature_size())
     assert bank.site_features.dtype == np.float32
     sites = load_sites(store)
     table = site_table(sites)
@@ -57,14 +57,15 @@ def test_every_well_has_the_features_of_its_own_sites(store, bank, model_and_pro
 def test_a_batch_is_what_the_tower_takes(bank, model_and_processor):
     batch = bank.batch([3, 0, 12])
     assert {name: tuple(value.shape) for name, value in batch.items()} == {
-        "channel_features": (3, 2, 5, 24),
+        "channel_features": (3, 2, 5, tiny_feature_size()),
         "channel_mask": (3, 5),
-        "control_features": (3, 1, 5, 24),
+        "control_features": (3, 1, 5, tiny_feature_size()),
     }
     features = batch["channel_features"].numpy()
     np.testing.assert_array_equal(features[1], bank.site_features[bank.sites_of[0]])
-    tokens = model_and_processor[0].model.vision_tower(**batch).last_hidden_state
-    assert tokens.shape == (3, 7, 32)
+    model, processor = model_and_processor
+    tokens = model.model.vision_tower(**batch).last_hidden_state
+    assert tokens.shape == (3, processor.image_seq_length, 32)
 
 
 def test_controls_are_the_median_over_the_plates_control_sites(bank):
@@ -182,9 +183,9 @@ def test_a_black_image_says_nothing_about_the_well(bank, model_and_processor):
 
 
 def test_tokens_are_those_of_each_well_by_itself(bank, model_and_processor):
-    model, _ = model_and_processor
+    model, processor = model_and_processor
     tokens = well_tokens(model, bank)
-    assert tokens.shape == (13, 7, 32)
+    assert tokens.shape == (13, processor.image_seq_length, 32)
     alone = model.model.vision_tower(**bank.batch([6])).last_hidden_state
     assert torch.allclose(tokens[6], alone[0], atol=1e-5)
 
