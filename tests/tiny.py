@@ -1,5 +1,6 @@
 """Tiny models of the real classes and a tiny prepared bank of wells, made in a second."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -147,11 +148,16 @@ def tiny_wells(n_targets: int = 4) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tiny_bank(
-    feature_size: int = 24, channels: int = 5, noise: float = 0.3, seed: int = 0
-) -> WellBank:
+@cache
+def tiny_feature_size() -> int:
+    """How many features a channel of the tiny model has."""
+    return tiny_model()[0].model.vision_tower.reference_center.shape[1]
+
+
+def tiny_bank(noise: float = 0.3) -> WellBank:
     """Random features for `tiny_wells`, with two sites a well and an effect a target."""
     rng = np.random.default_rng(0)
+    channels, feature_size = len(CHANNELS), tiny_feature_size()
     wells = tiny_wells()
     targets = sorted(set(wells["Metadata_target_list"]) - {""})
     effect = {t: rng.normal(size=(channels, feature_size)) for t in targets} | {"": 0.0}
