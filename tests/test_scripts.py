@@ -88,6 +88,7 @@ def trained(folder, run) -> Path:
     """The folder after simulating, preparing, writing captions and training, once."""
     if (folder / "run" / "model" / "describe").is_dir():
         return folder
+    assert not (folder / "raw").exists(), "the path broke in an earlier test"
     (folder / "simulation.yaml").write_text(SIMULATION)
     (folder / "training.yaml").write_text(TRAINING)
     save_tiny_language_model(folder / "language")
