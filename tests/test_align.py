@@ -56,10 +56,12 @@ def prompts_of(bank: WellBank) -> pd.Series:
     return pd.Series([f"{name}, target {targets[name]}" for name in names], index=names)
 
 
-def facts_of(bank: WellBank) -> np.ndarray:
-    """A different change for every target."""
+def effects_of(bank: WellBank) -> np.ndarray:
+    """Different effects for every target; the last slot was not measured in the first well."""
     number = bank.wells["Metadata_target_list"].str[1:].replace("", "9").astype(int)
-    return np.stack([(number // 3**k % 3 - 1) for k in range(SLOTS)], axis=1).astype(np.int8)
+    effects = np.stack([5.0 * (number // 3**k % 3 - 1) for k in range(SLOTS)], axis=1)
+    effects[0, -1] = np.nan
+    return effects.astype(np.float32)
 
 
 def run(out, bank=None, config=None, prompts=None):
@@ -73,7 +75,7 @@ def run(out, bank=None, config=None, prompts=None):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1
     prompts = prompts_of(bank) if prompts is None else prompts
-    arguments = (processor.tokenizer, bank, prompts, facts_of(bank), config or settings())
+    arguments = (processor.tokenizer, bank, prompts, effects_of(bank), config or settings())
     torch.manual_seed(1)
     align(model, *arguments, out, 0, Accelerator(cpu=True))
     return model
@@ -109,7 +111,7 @@ def test_the_losses_fall_and_targets_come_together(tmp_path):
     fit_reference(untrained, bank)
     model = run(tmp_path, bank, config=settings(align_steps=40))
     records = history(tmp_path)
-    for part in ("loss", "prompt", "same_label", "fact"):
+    for part in ("loss", "prompt", "same_label", "effect"):
         assert records[-1][part] < 0.9 * records[0][part], part
     assert gap(model) > gap(untrained) + 0.5
     assert not (tmp_path / "align_checkpoint").exists()

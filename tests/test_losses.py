@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contrastive.losses import clip_loss, fact_loss, same_label_loss, siglip_loss
+from contrastive.losses import clip_loss, effect_loss, same_label_loss, siglip_loss
 
 seeds = st.integers(0, 2**31)
 fast = settings(max_examples=25, deadline=None)
@@ -86,12 +86,21 @@ def test_same_label_is_its_formula(labels, temperature, seed):
 
 @fast
 @given(rows=st.integers(1, 5), slots=st.integers(1, 6), seed=seeds)
-def test_fact_loss_is_its_formula(rows, slots, seed):
+def test_effect_loss_is_its_formula(rows, slots, seed):
     rng = np.random.default_rng(seed)
-    logits, labels = rng.normal(size=(rows, slots, 3)), rng.integers(-1, 2, (rows, slots))
-    chosen = np.take_along_axis(log_softmax(logits, axis=2), labels[..., None] + 1, axis=2)
-    found = fact_loss(*tensors(logits, labels.astype(np.int8)))
-    assert found.item() == pytest.approx(-chosen.mean(), abs=1e-6)
+    predicted, effects = rng.normal(size=(rows, slots)), 8 * rng.normal(size=(rows, slots))
+    effects[rng.random(effects.shape) < 0.3] = np.nan
+    off = np.abs(predicted - np.arcsinh(effects / 2))[np.isfinite(effects)]
+    terms = np.where(off < 1, off**2 / 2, off - 0.5)
+    found = effect_loss(*tensors(predicted, effects))
+    assert found.item() == pytest.approx(terms.mean() if len(terms) else 0.0, abs=1e-9)
+
+
+def test_what_was_not_measured_has_no_gradient():
+    predicted = torch.zeros(2, 3, requires_grad=True)
+    effects = torch.tensor([[1.0, float("nan"), 4.0], [float("nan")] * 3])
+    effect_loss(predicted, effects).backward()
+    assert torch.equal(predicted.grad != 0, torch.isfinite(effects))
 
 
 @fast
