@@ -21,6 +21,7 @@ from captions.slots import (
 from data.errors import InputError
 
 __all__ = [
+    "EFFECT_COLUMNS",
     "FACT_COLUMNS",
     "FACT_SLOTS",
     "MAX_FACTS",
@@ -29,9 +30,9 @@ __all__ = [
     "Fact",
     "Slot",
     "claims_of",
-    "fact_labels",
     "facts_by_well",
     "feature_slot",
+    "measure_effects",
     "measure_facts",
 ]
 
@@ -50,6 +51,9 @@ MAX_FACTS = 6
 
 TREATMENT_COLUMNS = ("Metadata_broad_sample", "Metadata_concentration")
 """Wells that agree in these are replicates."""
+
+EFFECT_COLUMNS = tuple(" ".join(filter(None, slot)) for slot in FACT_SLOTS)
+"""Columns of `measure_effects`: compartment, channel and property of each slot."""
 
 _CELL_COUNT = Slot("cells", "", "count")
 _MAD_TO_SD = 1.4826  # of a normal distribution
@@ -130,40 +134,20 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
     InputError
         When a column is missing or a feature is not CellProfiler's.
     """
-    for column in ("Metadata_Plate", "Metadata_Well", "Metadata_control_type"):
-        if column not in profiles:
-            raise InputError(f"profiles: column {column!r} is missing")
-    profiles = profiles.reset_index(drop=True)
-    names = [name for name in map(str, profiles) if not name.startswith("Metadata_")]
-    z = profiles[names].to_numpy(np.float64, copy=True)
-    z[~np.isfinite(z)] = np.nan
-    aligned = _aligned_by_slot(names, z)
+    compared = _compare(profiles)
+    effects, aligned = compared.effects, compared.aligned
+    q_values = _benjamini_hochberg(compared.p_values)
 
-    scores = np.column_stack([_nanmedian(aligned[slot][1]) for slot in FACT_SLOTS])
-    effects, p_values = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
-    unlike_controls = np.ones((len(scores), 1), bool)
-    is_control = (profiles["Metadata_control_type"] == "negcon").to_numpy()
-    spread, freedom = _replicate_spread(scores, profiles)
-    for rows in profiles.groupby("Metadata_Plate", sort=False).indices.values():
-        if is_control[rows].sum() < MIN_CONTROLS:
-            effects[rows] = scores[rows] / spread
-            p_values[rows] = 2 * stats.t.sf(np.abs(effects[rows]), freedom)
-            continue
-        effects[rows], p_values[rows] = _compare_with_controls(scores[rows], is_control[rows])
-        largest = np.nan_to_num(np.abs(effects[rows])).max(axis=1)
-        limit = np.quantile(largest[is_control[rows]], CONTROLS_UNCHANGED, method="lower")
-        unlike_controls[rows, 0] = largest > limit
-    q_values = _benjamini_hochberg(p_values)
-
-    passes = unlike_controls & (q_values < MAX_Q_VALUE) & (np.abs(effects) >= MIN_EFFECT)
+    passes = compared.unlike_controls & (q_values < MAX_Q_VALUE) & (np.abs(effects) >= MIN_EFFECT)
     for slot, reference in REFERENCE_FEATURES.items():
-        if reference in names:
+        if reference in profiles:
             i = FACT_SLOTS.index(slot)
-            passes[:, i] &= np.sign(z[:, names.index(reference)]) == np.sign(effects[:, i])
+            passes[:, i] &= np.sign(profiles[reference].to_numpy()) == np.sign(effects[:, i])
 
+    plates, wells = profiles["Metadata_Plate"].tolist(), profiles["Metadata_Well"].tolist()
     table = []
     for well in np.flatnonzero(passes.any(axis=1)).tolist():
-        key = (profiles.at[well, "Metadata_Plate"], profiles.at[well, "Metadata_Well"])
+        key = (plates[well], wells[well])
         changed = sorted(np.flatnonzero(passes[well]).tolist(), key=_saying_order(effects[well]))
         for rank, i in enumerate(changed, start=1):
             slot, effect = FACT_SLOTS[i], float(effects[well, i])
@@ -189,34 +173,66 @@ def facts_by_well(facts: pd.DataFrame) -> dict[tuple[str, str], list[Fact]]:
     return wells
 
 
-def fact_labels(facts: pd.DataFrame, wells: pd.DataFrame) -> NDArray[np.int8]:
-    """Return which slots changed in which well, for training.
+def measure_effects(profiles: pd.DataFrame) -> pd.DataFrame:
+    """Return the effect of every slot in every well, also where it is no fact, for training.
 
     Parameters
     ----------
-    facts : DataFrame
-        The result of `measure_facts`: all facts count, also those that are never said.
-    wells : DataFrame
-        Metadata_Plate and Metadata_Well of the rows wanted, in their order.
+    profiles : DataFrame
+        As for `measure_facts`, which says what an effect is.
 
     Returns
     -------
-    int8 array (wells, slots)
-        -1 decreased, 0 unchanged, +1 increased; columns in the order of `FACT_SLOTS`.
+    DataFrame
+        Metadata_Plate, Metadata_Well, and a float column a slot ("cells Mito intensity"), in the
+        order of `FACT_SLOTS`; NaN where a slot was not measured.
     """
-    labels = np.zeros((len(wells), len(FACT_SLOTS)), np.int8)
-    measured = facts_by_well(facts)
-    keys = zip(wells["Metadata_Plate"], wells["Metadata_Well"], strict=True)
-    for row, key in enumerate(keys):
-        for fact in measured.get(key, []):
-            sign = 1 if fact.direction == "increased" else -1
-            labels[row, FACT_SLOTS.index(fact.claim.slot)] = sign
-    return labels
+    effects = pd.DataFrame(_compare(profiles).effects, columns=EFFECT_COLUMNS)
+    key = profiles[["Metadata_Plate", "Metadata_Well"]].reset_index(drop=True)
+    return pd.concat([key, effects], axis=1)
 
 
 def claims_of(facts: Iterable[Fact]) -> set[Claim]:
     """Return what the facts say, without their evidence."""
     return {fact.claim for fact in facts}
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Wells against their controls: arrays (wells, slots), and what they were made of."""
+
+    effects: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    unlike_controls: NDArray[np.bool_]  # (wells, 1)
+    aligned: dict[Slot, tuple[list[str], NDArray[np.float64]]]
+
+
+def _compare(profiles: pd.DataFrame) -> _Comparison:
+    """Steps 1 to 4 of `measure_facts`."""
+    for column in ("Metadata_Plate", "Metadata_Well", "Metadata_control_type"):
+        if column not in profiles:
+            raise InputError(f"profiles: column {column!r} is missing")
+    profiles = profiles.reset_index(drop=True)
+    names = [name for name in map(str, profiles) if not name.startswith("Metadata_")]
+    z = profiles[names].to_numpy(np.float64, copy=True)
+    z[~np.isfinite(z)] = np.nan
+    aligned = _aligned_by_slot(names, z)
+
+    scores = np.column_stack([_nanmedian(aligned[slot][1]) for slot in FACT_SLOTS])
+    effects, p_values = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
+    unlike_controls = np.ones((len(scores), 1), bool)
+    is_control = (profiles["Metadata_control_type"] == "negcon").to_numpy()
+    spread, freedom = _replicate_spread(scores, profiles)
+    for rows in profiles.groupby("Metadata_Plate", sort=False).indices.values():
+        if is_control[rows].sum() < MIN_CONTROLS:
+            effects[rows] = scores[rows] / spread
+            p_values[rows] = 2 * stats.t.sf(np.abs(effects[rows]), freedom)
+            continue
+        effects[rows], p_values[rows] = _compare_with_controls(scores[rows], is_control[rows])
+        largest = np.nan_to_num(np.abs(effects[rows])).max(axis=1)
+        limit = np.quantile(largest[is_control[rows]], CONTROLS_UNCHANGED, method="lower")
+        unlike_controls[rows, 0] = largest > limit
+    return _Comparison(effects, p_values, unlike_controls, aligned)
 
 
 def _aligned_by_slot(

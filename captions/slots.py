@@ -55,7 +55,7 @@ def _fact_slots() -> tuple[Slot, ...]:
 
 
 FACT_SLOTS: tuple[Slot, ...] = _fact_slots()
-"""The slots that descriptions speak about, in the fixed order of `fact_labels`' columns."""
+"""The slots that descriptions speak about, in the fixed order of `measure_effects`' columns."""
 
 _COMPARTMENTS = {"Nuclei": "nuclei", "Cells": "cells", "Cytoplasm": "cytoplasm", "Image": "cells"}
 _STAIN_NAMES = {stain: stain for stain in STAINS} | {

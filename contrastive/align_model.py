@@ -1,4 +1,4 @@
-"""What phase align trains: the VLM's tower and heads, LoRA in its language model, a fact head."""
+"""What phase align trains: tower, heads, LoRA in the language model, an effect head."""
 
 import math
 
@@ -6,26 +6,26 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from contrastive.losses import clip_loss, fact_loss, same_label_loss, siglip_loss
+from contrastive.losses import clip_loss, effect_loss, same_label_loss, siglip_loss
 from vlm.adapters import bare
 
 
 class AlignModel(nn.Module):
     """Losses of phase align around a VLM.
 
-    The fact head reads the well's tokens and predicts the measured facts. It is thrown away after
-    training; what it leaves behind are tokens that say what the cells look like, without which
-    phase describe learns almost nothing.
+    The effect head reads the well's tokens and predicts how much every fact slot changed. It is
+    thrown away after training; what it leaves behind are tokens that say what the cells look like,
+    without which phase describe learns almost nothing.
 
     Parameters
     ----------
     vlm : PeftModel
         With the `align` adapter active.
     num_slots : int
-        Fact slots; 0 trains without facts.
+        Fact slots.
     loss : "clip" or "siglip"
         How wells and prompts are contrasted.
-    same_label_weight, fact_weight : float
+    same_label_weight, effect_weight : float
         Weights beside the prompt loss's 1.
     temperature : float
         Of `same_label_loss`.
@@ -37,15 +37,15 @@ class AlignModel(nn.Module):
         num_slots: int,
         loss: str,
         same_label_weight: float,
-        fact_weight: float,
+        effect_weight: float,
         temperature: float,
     ):
         super().__init__()
         self.vlm = vlm
         vision = vlm.config.vision_config
-        self.fact_head = nn.Linear(vision.num_tokens * vision.hidden_size, 3 * num_slots)
+        self.effect_head = nn.Linear(vision.num_tokens * vision.hidden_size, num_slots)
         self.same_label_weight = same_label_weight
-        self.fact_weight = fact_weight
+        self.effect_weight = effect_weight
         self.temperature = temperature
         # Starting points of CLIP and SigLIP. Only SigLIP has a bias: an unused parameter would
         # stop DDP.
@@ -57,7 +57,7 @@ class AlignModel(nn.Module):
         self,
         wells: dict[str, torch.Tensor],
         labels: torch.Tensor,
-        facts: torch.Tensor,
+        effects: torch.Tensor,
         prompts: dict[str, torch.Tensor] | None,
     ) -> dict[str, torch.Tensor]:
         """Compute the losses of one batch.
@@ -68,7 +68,8 @@ class AlignModel(nn.Module):
             The tower's inputs for N wells; the first 2R belong to R reagents, two each.
         labels : (N,) int
             Shared targets.
-        facts : (N, K) int in {-1, 0, +1}
+        effects : (N, K) float
+            Measured effects of the fact slots, NaN where not measured.
         prompts : dict of Tensor, optional
             `input_ids` and `attention_mask` (R, L); None in steps without the language model.
 
@@ -82,10 +83,9 @@ class AlignModel(nn.Module):
         embedded = nn.functional.normalize(vlm.well_projection(tower.pooler_output), dim=-1)
         parts = {"same_label": same_label_loss(embedded, labels, self.temperature)}
         total = self.same_label_weight * parts["same_label"]
-        if self.fact_weight:
-            logits = self.fact_head(tower.last_hidden_state.flatten(1))
-            parts["fact"] = fact_loss(logits.unflatten(1, (-1, 3)), facts)
-            total = total + self.fact_weight * parts["fact"]
+        predicted = self.effect_head(tower.last_hidden_state.flatten(1))
+        parts["effect"] = effect_loss(predicted, effects)
+        total = total + self.effect_weight * parts["effect"]
         if prompts is not None:
             parts["prompt"] = self._prompt_loss(embedded, vlm.embed_prompts(**prompts))
             total = total + parts["prompt"]

@@ -36,9 +36,9 @@ class TargetBatches:
         self.seed = seed
         self.num_unlabelled = num_unlabelled
         self.plates = wells["Metadata_Plate"].to_numpy()
-        self.wells_of = {
-            reagent: rows
-            for reagent, rows in wells.groupby("Metadata_broad_sample").indices.items()
+        groups = wells.groupby("Metadata_broad_sample").indices
+        self.wells_of: dict[str, np.ndarray] = {
+            str(reagent): np.asarray(rows) for reagent, rows in groups.items()
         }
         reagents = wells.drop_duplicates("Metadata_broad_sample").set_index("Metadata_broad_sample")
         self.modality = reagents["Metadata_modality"].to_dict()

@@ -97,16 +97,25 @@ def same_label_loss(wells: torch.Tensor, labels: torch.Tensor, temperature: floa
     return per_well.sum() / (counts > 0).sum().clamp_min(1)
 
 
-def fact_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of decreased / unchanged / increased for every fact slot.
+def effect_loss(predicted: torch.Tensor, effects: torch.Tensor) -> torch.Tensor:
+    """Smooth L1 between predicted and measured effects of every fact slot, on asinh(e / 2).
+
+    The measured effects are robust z with long tails. Predicting how much a slot changed, and not
+    only whether it passed for a fact, tells the tower far more per well.
 
     Parameters
     ----------
-    logits : (B, K, 3) float
-    labels : (B, K) int in {-1, 0, +1}
+    predicted : (B, K) float
+        asinh(e / 2).
+    effects : (B, K) float
+        NaN where a slot was not measured.
 
     Returns
     -------
     Scalar
+        Mean over the measured slots; 0 when there are none.
     """
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten().long() + 1)
+    measured = torch.isfinite(effects)
+    target = torch.asinh(effects[measured] / 2)
+    total = F.smooth_l1_loss(predicted[measured], target, reduction="sum")
+    return total / measured.sum().clamp_min(1)

@@ -23,7 +23,7 @@ from vlm.wells import WellBank
 
 @dataclass
 class AlignConfig:
-    """Phase align: contrast wells with prompts, replicates with replicates, and learn the facts."""
+    """Phase align: what wells are contrasted with, and how the tower learns to see."""
 
     align_steps: int = field(default=600, metadata={"help": "optimizer steps"})
     align_loss: str = field(default="clip", metadata={"help": "clip or siglip"})
@@ -41,7 +41,9 @@ class AlignConfig:
         default="Metadata_target_list", metadata={"help": "what reagents of one kind share"}
     )
     align_same_label_weight: float = field(default=1.0, metadata={"help": "of wells of one target"})
-    align_fact_weight: float = field(default=1.0, metadata={"help": "of predicting measured facts"})
+    align_effect_weight: float = field(
+        default=1.0, metadata={"help": "of predicting the measured effects of all fact slots"}
+    )
     align_temperature: float = field(default=0.1, metadata={"help": "of the same-target loss"})
     align_prompt_every: int = field(
         default=5,
@@ -65,7 +67,7 @@ def align(
     tokenizer: PreTrainedTokenizerBase,
     bank: WellBank,
     prompts: pd.Series,
-    facts: np.ndarray,
+    effects: np.ndarray,
     config: AlignConfig,
     out: Path,
     seed: int,
@@ -83,8 +85,8 @@ def align(
         Training wells only.
     prompts : Series of str
         By reagent (Metadata_broad_sample).
-    facts : (n_wells, K) int8 array
-        Labels in {-1, 0, +1} in the order of the bank.
+    effects : (n_wells, K) float32 array
+        Measured effects of the fact slots, in the order of the bank; NaN where not measured.
     config : AlignConfig
     out : Path
         Gets `align_history.jsonl` and, while training, `align_checkpoint/`: a run that was
@@ -101,10 +103,10 @@ def align(
     """
     trained = AlignModel(
         model,
-        facts.shape[1],
+        effects.shape[1],
         config.align_loss,
         config.align_same_label_weight,
-        config.align_fact_weight,
+        config.align_effect_weight,
         config.align_temperature,
     )
     vlm = bare(model)
@@ -147,7 +149,7 @@ def align(
         losses = trained(
             wells,
             torch.from_numpy(labels).to(accelerator.device),
-            torch.from_numpy(facts[rows]).to(accelerator.device),
+            torch.from_numpy(effects[rows]).to(accelerator.device),
             _pad([tokens[r] for r in prompted], tokenizer, accelerator.device)
             if with_prompts
             else None,

@@ -12,7 +12,7 @@ import pandas as pd
 from captions.descriptions import parse_description
 from captions.facts import MAX_FACTS, Claim, facts_by_well
 from data.errors import InputError
-from data.normalize import select_features
+from data.normalize import feature_columns, select_features
 from data.splits import check_no_overlap
 from data.store import load_profiles
 from eval.claims import majority_claims, score_abstention, score_claims, score_intervals
@@ -62,7 +62,7 @@ class WellClaims:
 def classical_profiles(data: Path) -> Representation:
     """CellProfiler features, robust z against the plate's controls, selected by pycytominer."""
     profiles = select_features(load_profiles(data, normalized=True))
-    features = [name for name in profiles if not name.startswith(("Metadata_", "QC_"))]
+    features = feature_columns(profiles)
     return profiles.filter(regex="^Metadata_"), profiles[features].to_numpy(np.float64)
 
 
@@ -168,7 +168,10 @@ def score_run_claims(claims: WellClaims) -> tuple[dict, dict]:
     abstention : dict
         Empty when the data do not say which wells are active.
     """
-    aimed = claims.select((claims.wells["Metadata_target_list"] != "").to_numpy())
+    has_target = claims.wells["Metadata_target_list"] != ""
+    if "Metadata_simulated_active" in claims.wells:  # inactive genes are scored by abstention
+        has_target &= claims.wells["Metadata_simulated_active"].astype(bool)
+    aimed = claims.select(has_target.to_numpy())
     scores: dict[str, dict] = {
         source: score_claims(said, aimed.measured, to_say=aimed.to_say)
         for source, said in aimed.said.items()

@@ -10,7 +10,7 @@ import pandas as pd
 from _cli import run_main
 
 from captions.dialogues import QUESTIONS_PER_WELL, build_dialogues
-from captions.facts import measure_facts
+from captions.facts import measure_effects, measure_facts
 from captions.knowledge import load_knowledge
 from captions.prompts import MAX_TOKENS, PROMPT_FIELDS, build_prompts
 from data.files import atomic_path
@@ -21,7 +21,7 @@ def main() -> None:
     """Parse, build the three tables, save them and print what they cover."""
     parser = argparse.ArgumentParser(
         description="Measured features into facts and dialogues, and knowledge into prompts:"
-        " writes captions/facts.parquet, prompts.parquet and dialogues.parquet."
+        " writes facts, effects, prompts and dialogues.parquet into captions/."
     )
     parser.add_argument(
         "--data", type=Path, required=True, help="folder made by scripts/prepare_data.py"
@@ -57,7 +57,8 @@ def main() -> None:
 
     manifest = load_manifest(options.data)
     wells = load_wells(options.data)
-    facts = measure_facts(load_profiles(options.data, normalized=True))
+    profiles = load_profiles(options.data, normalized=True)
+    facts, effects = measure_facts(profiles), measure_effects(profiles)
     knowledge = load_knowledge(options.annotation)
     prompts = build_prompts(wells, knowledge, options.mask, options.max_tokens)
     channels_present = {
@@ -71,7 +72,7 @@ def main() -> None:
     dialogues = build_dialogues(wells, facts, channels_present, options.seed, options.questions)
 
     folder = options.data / "captions"
-    tables = {"facts": facts, "prompts": prompts, "dialogues": dialogues}
+    tables = {"facts": facts, "effects": effects, "prompts": prompts, "dialogues": dialogues}
     for name, table in tables.items():
         with atomic_path(folder / f"{name}.parquet") as path:
             table.to_parquet(path, index=False)

@@ -33,7 +33,7 @@ class DescribeConfig:
     data: str = field(metadata={"help": "prepared store"})
     plate: str | None = field(default=None, metadata={"help": "barcode; all plates by default"})
     well: str | None = field(default=None, metadata={"help": "like B07; all wells by default"})
-    split: str | None = field(default=None, metadata={"help": "only train or only test wells"})
+    query: str | None = field(default=None, metadata={"help": "pandas query on wells"})
     ask: str = field(default=DESCRIBE, metadata={"help": "the question"})
     blank: bool = field(
         default=False, metadata={"help": "show a black image instead: what is said without looking"}
@@ -52,6 +52,8 @@ def main() -> None:
     model, processor = load_model(config.model)
     bank = open_wells(config.data, bare(model), processor)
     bank = bank.select(_chosen(config, bank))
+    if config.query:
+        bank = bank.query(config.query)
     if config.blank:
         bank = blank_wells(model, processor, bank)
     answers = describe(model, processor, well_tokens(model, bank), config.ask)
@@ -72,7 +74,7 @@ def main() -> None:
 
 def _chosen(config: DescribeConfig, bank: WellBank) -> np.ndarray:
     keep = np.ones(len(bank), bool)
-    for option, column in (("plate", "Plate"), ("well", "Well"), ("split", "split")):
+    for option, column in (("plate", "Plate"), ("well", "Well")):
         wanted = getattr(config, option)
         if wanted is not None:
             keep &= (bank.wells[f"Metadata_{column}"] == wanted).to_numpy()

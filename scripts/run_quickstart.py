@@ -19,9 +19,11 @@ from _cli import run_main
 
 from data.errors import InputError
 from data.files import atomic_path
+from data.phenotypes import HELD_OUT_TARGETS, INACTIVE_GENES
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
+TEST_WELLS = "Metadata_split == 'test'"
 STAGES = ("simulate", "prepare", "captions", "train", "evaluate")
 
 
@@ -36,7 +38,12 @@ class QuickstartConfig:
     simulation: str = field(
         default=str(ROOT / "configs" / "simulation.yaml"), metadata={"help": "simulator YAML"}
     )
-    held_out_targets: str = field(default="8", metadata={"help": "as in prepare_data.py"})
+    held_out_targets: str = field(
+        default=",".join((*HELD_OUT_TARGETS, *INACTIVE_GENES)),
+        metadata={
+            "help": "as in prepare_data.py; inactive genes are distractors, never trained on"
+        },
+    )
     size: int = field(default=128, metadata={"help": "side of a prepared field, pixels"})
     until: str = field(default="evaluate", metadata={"help": f"last stage: {', '.join(STAGES)}"})
     install_seconds: float = field(default=0.0, metadata={"help": "what `make env` took"})
@@ -105,15 +112,15 @@ def stage_commands(stage: str, config: QuickstartConfig, out: Path) -> list[list
         "evaluate": [
             script("embed_wells.py", *wells, "--out", str(out / "embeddings.parquet")),
             script(
-                "embed_wells.py", *wells, "--untrained", "true",
+                "embed_wells.py", *wells, "--representation", "untrained",
                 "--out", str(out / "embeddings_untrained.parquet"),
             ),
             script(
-                "describe_well.py", *wells, "--split", "test",
+                "describe_well.py", *wells, "--query", TEST_WELLS,
                 "--out", str(out / "descriptions.parquet"),
             ),
             script(
-                "describe_well.py", *wells, "--split", "test", "--blank", "true",
+                "describe_well.py", *wells, "--query", TEST_WELLS, "--blank", "true",
                 "--out", str(out / "descriptions_blank.parquet"),
             ),
             script("report_run.py", "--run", str(out), "--data", prepared),

@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from _cli import run_main
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from transformers import set_seed
 from trl import SFTConfig, TrlParser
 
-from captions.facts import fact_labels
+from captions.facts import EFFECT_COLUMNS
 from contrastive.trainer import AlignConfig, align
 from data.errors import InputError
 from data.files import atomic_path
@@ -44,6 +45,7 @@ from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_mod
 from vlm.wells import fit_reference, open_wells
 
 ROOT = Path(__file__).resolve().parent.parent
+KEY = ["Metadata_Plate", "Metadata_Well"]
 DEFAULT_CONFIG = ROOT / "configs" / "quickstart.yaml"
 
 
@@ -54,6 +56,10 @@ class TrainConfig:
     data: str = field(metadata={"help": "prepared store with captions"})
     out: str = field(metadata={"help": "run folder; the model goes to OUT/model"})
     phase: str = field(default="both", metadata={"help": "align, describe or both"})
+    train_query: str = field(
+        default="Metadata_split == 'train'",
+        metadata={"help": "pandas query on wells: those that training sees, in both phases"},
+    )
     language_model: str = field(
         default=PACKAGED_LANGUAGE_MODEL, metadata={"help": "packaged:NAME, a folder or a hub id"}
     )
@@ -120,9 +126,10 @@ def run_align(
         feature_dropout=config.feature_dropout,
     )
     model.to(accelerator.device)
-    bank = training_wells(config.data, model, processor)
+    bank = open_wells(config.data, model, processor).query(config.train_query)
     fit_reference(model, bank)
-    facts = pd.read_parquet(captions_file(config.data, "facts"))
+    effects = pd.read_parquet(captions_file(config.data, "effects"))
+    effects = bank.wells[KEY].merge(effects, on=KEY, how="left")[list(EFFECT_COLUMNS)]
     prompts = pd.read_parquet(captions_file(config.data, "prompts"))
     peft_model = add_adapter(model, ALIGN, _lora(config, projector=False))
     align(
@@ -130,7 +137,7 @@ def run_align(
         processor.tokenizer,
         bank,
         prompts.set_index("Metadata_broad_sample")["prompt"],
-        fact_labels(facts, bank.wells),
+        effects.to_numpy(np.float32),
         align_config,
         Path(config.out),
         seed,
@@ -152,15 +159,15 @@ def run_describe(config: TrainConfig, describe_config: SFTConfig) -> None:
     """Train the `describe` adapter of the run's model and put it into the model folder."""
     folder = Path(config.out) / "model"
     model, processor = load_model(folder)
-    bank = training_wells(config.data, bare(model), processor)
-    dialogues = pd.read_parquet(captions_file(config.data, "dialogues"))
+    bank = open_wells(config.data, bare(model), processor).query(config.train_query)
+    dialogues = pd.read_parquet(captions_file(config.data, "dialogues")).merge(bank.wells[KEY])
     model = add_adapter(model, DESCRIBE, _lora(config, projector=True))
     describe_config.output_dir = str(describe_checkpoints(config.out))
     train_describe(
         model,
         processor,
         bank,
-        dialogues[dialogues["Metadata_split"] == "train"],
+        dialogues,
         describe_config,
     )
     if describe_config.process_index == 0:
@@ -183,15 +190,6 @@ def recorded_seconds(out: str, phase: str) -> Iterator[None]:
     seconds[phase] = round(time.monotonic() - started, 1)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(seconds))
-
-
-def training_wells(data: str, model, processor):
-    """Open a prepared store and keep the wells of the training split."""
-    bank = open_wells(data, model, processor)
-    train = (bank.wells["Metadata_split"] == "train").to_numpy()
-    if not train.any():
-        raise InputError(f"{data}: no well has Metadata_split 'train'")
-    return bank.select(train)
 
 
 def captions_file(data: str, name: str) -> Path:

@@ -13,13 +13,14 @@ from captions import facts as facts_module
 from captions.descriptions import CHANGES, subject
 from captions.facts import (
     FACT_COLUMNS,
+    EFFECT_COLUMNS,
     FACT_SLOTS,
     MAX_Q_VALUE,
     MIN_EFFECT,
     OPPOSITE,
-    fact_labels,
     facts_by_well,
     feature_slot,
+    measure_effects,
     measure_facts,
 )
 from captions.slots import REFERENCE_FEATURES, feature_vote
@@ -307,20 +308,17 @@ def test_the_order_of_wells_and_features_does_not_matter(random):
     )
 
 
-def test_labels_hold_all_facts_of_the_wells_asked_for():
+def test_effects_are_those_of_the_facts_and_of_all_other_slots():
     profiles = gaussian_plates(16, 3, 11)
     profiles.loc[17, FEATURES] *= 60
-    facts = measure_facts(profiles)
-    wells = profiles.loc[[18, 17], ["Metadata_Plate", "Metadata_Well"]]
-    labels = fact_labels(facts, wells)
-    assert labels.dtype == np.int8
-    assert labels.shape == (2, len(FACT_SLOTS))
-    assert not labels[0].any()
-    mine = facts[facts["Metadata_Well"] == "W017"]
-    assert len(mine) == np.count_nonzero(labels[1]) > 0
-    for fact in facts_by_well(mine)["P1", "W017"]:
-        sign = {"increased": 1, "decreased": -1}[fact.direction]
-        assert labels[1, FACT_SLOTS.index(fact.claim.slot)] == sign
+    effects = measure_effects(profiles.sample(frac=1.0, random_state=0))
+    assert list(effects.columns[2:]) == list(EFFECT_COLUMNS)
+    assert len(effects) == len(profiles)
+    mine = facts_by_well(measure_facts(profiles))["P1", "W017"]
+    row = effects.set_index("Metadata_Well").loc["W017"]
+    assert mine
+    for fact in mine:
+        assert row[EFFECT_COLUMNS[FACT_SLOTS.index(fact.claim.slot)]] == pytest.approx(fact.effect)
 
 
 def test_facts_on_real_profiles_spare_the_controls(shared):

@@ -12,6 +12,8 @@ from data.errors import InputError
 from vlm.adapters import load_model
 from vlm.pretrained import packaged_file
 
+FEATURES = tiny_model()[0].model.vision_tower.reference_center.shape[1]
+
 
 def random_wells(sites: int = 2, wells: int = 3, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
@@ -28,7 +30,7 @@ def test_any_number_of_sites_gives_the_same_number_of_tokens(tiny):
     for sites in (1, 3):
         pixels = processor(images=random_wells(sites))["pixel_values"]
         tokens = model.model.vision_tower(pixel_values=pixels).last_hidden_state
-        assert tokens.shape == (3, 2 + 5, 32)
+        assert tokens.shape == (3, model.config.vision_config.num_tokens, 32)
 
 
 def test_sites_have_no_order(tiny):
@@ -78,7 +80,7 @@ def test_features_in_place_of_pixels_give_the_same(tiny):
 def test_controls_are_the_zero_of_the_scale():
     model, _ = tiny_model()
     tower = model.model.vision_tower
-    features = torch.randn(40, 5, 24) * 3 + 7
+    features = torch.randn(40, 5, FEATURES) * 3 + 7
     tower.fit_reference(features, torch.arange(40) // 20)
     z = tower.standardize(features[None, :20], features[None, :20])
     assert z.median(dim=1).values.abs().max() < 0.2
@@ -91,9 +93,9 @@ def test_stains_are_told_apart_by_name():
     five, _ = tiny_model()
     three, _ = tiny_model(channels=("DNA", "Tubulin", "Actin"))
     three.load_state_dict(five.state_dict(), strict=True)  # stains are parameters, not positions
-    features = torch.randn(1, 2, 3, 24)
+    features = torch.randn(1, 2, 3, FEATURES)
     as_trained = three.embed_wells(channel_features=features)
-    five_features = torch.zeros(1, 2, 5, 24)
+    five_features = torch.zeros(1, 2, 5, FEATURES)
     five_features[:, :, 0] = features[:, :, 0]
     mask = torch.tensor([[True, False, False, False, False]])
     dna_only = five.embed_wells(channel_features=five_features, channel_mask=mask)
@@ -103,7 +105,7 @@ def test_stains_are_told_apart_by_name():
 def test_wrong_number_of_channels_is_named(tiny):
     model, _ = tiny
     with pytest.raises(ValueError, match="expects the channels"):
-        model.embed_wells(channel_features=torch.zeros(1, 1, 4, 24))
+        model.embed_wells(channel_features=torch.zeros(1, 1, 4, FEATURES))
 
 
 def test_saved_and_loaded_again_it_says_the_same(tiny, tmp_path):

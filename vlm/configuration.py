@@ -20,7 +20,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
         Width of the tokens.
     num_latents : int
         Learned tokens that gather what sites and channels say together. A well becomes
-        `num_latents + len(channels)` tokens: the latents, and one token a channel.
+        `2 + num_latents + len(channels)` tokens: change, appearance, latents, one a channel.
     num_hidden_layers, num_attention_heads, dropout
         The cross-channel transformer.
     feature_dropout : float
@@ -50,7 +50,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     @property
     def num_tokens(self) -> int:
         """Tokens a well."""
-        return self.num_latents + len(self.channels)
+        return 2 + self.num_latents + len(self.channels)
 
 
 class CellPaintingVlmConfig(LlavaConfig):

@@ -204,3 +204,13 @@ def well_embeddings(model: Vlm, bank: WellBank) -> np.ndarray:
         for batch in bank.batches()
     ]
     return torch.cat(parts).numpy()
+
+
+def backbone_features(bank: WellBank) -> np.ndarray:
+    """Frozen backbone features of every well, untouched by training: (n_wells, C * F) float32.
+
+    Each site's features, all channels together, are scaled to length one and averaged.
+    """
+    flat = bank.site_features.reshape(len(bank.site_features), -1)
+    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.stack([unit[sites].mean(axis=0) for sites in bank.sites_of])

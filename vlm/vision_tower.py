@@ -1,15 +1,19 @@
 """The channel-adaptive vision tower: any number of sites, five stains, a fixed few tokens a well.
 
-    pixels (B, S, C, H, W) ── one shared single-channel backbone ──▶ features (B, S, C, F)
+    pixels (B, S, C, H, W) ── one shared single-channel backbone, averaged over nuclei and over
+                              cytoplasm ──▶ features (B, S, C, F)
     features - controls' median, over the reference scale ──▶ z (B, S, C, F)
+    z ── one linear map a stain, summed ──▶ change (B, D): the well's embedding is read from it
+    z ── another such map ──▶ appearance (B, D): what a description needs, in small data linear
     z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer ──▶ latents
-    tokens = [latents; one token a channel]: (B, T, D)
+    tokens = [change; appearance; latents; one token a channel]: (B, T, D)
 
 The backbone's features are the expensive part and never change while the backbone is frozen, so
 every method after `encode_channels` also takes features that were computed before.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoBackbone, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -40,7 +44,7 @@ class CellPaintingVisionTower(PreTrainedModel):
     def __init__(self, config: CellPaintingVisionConfig):
         super().__init__(config)
         self.backbone = AutoBackbone.from_config(config.backbone_config)
-        feature_size = sum(self.backbone.channels)  # the mean of each feature map
+        feature_size = 2 * sum(self.backbone.channels)  # each feature map, over two compartments
         D = config.hidden_size
 
         # What control wells look like, per stain: set by `fit_reference`, used where a plate has
@@ -53,6 +57,7 @@ class CellPaintingVisionTower(PreTrainedModel):
             persistent=False,
         )
 
+        self.linear_maps = nn.Parameter(torch.zeros(len(STAINS), feature_size, 2 * D))
         self.feature_dropout = nn.Dropout(config.feature_dropout)
         self.channel_projection = nn.Linear(feature_size, D)
         self.stain_embedding = nn.Embedding(len(STAINS), D)
@@ -84,6 +89,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         super()._init_weights(module)
         if module is self:
             nn.init.normal_(self.latents, std=self.config.initializer_range)
+            nn.init.normal_(self.linear_maps, std=self.config.initializer_range)
             nn.init.zeros_(self.reference_center)
             nn.init.ones_(self.reference_scale)
             ids = [stain_index(name) for name in self.config.channels]
@@ -100,13 +106,44 @@ class CellPaintingVisionTower(PreTrainedModel):
         Returns
         -------
         (B, S, C, F) float
-            Mean over space of each of the backbone's feature maps, shallow ones too: those say
-            how bright and how grainy a stain is. (Standard deviations were tried and hurt.)
+            Each of the backbone's feature maps averaged over nuclei, then over cytoplasm. An
+            average over the whole field mostly counts cells; this looks at them. Shallow maps
+            are kept: they say how bright and how grainy a stain is.
         """
         B, S, C, H, W = pixel_values.shape
-        planes = pixel_values.reshape(B * S * C, 1, H, W)
-        maps = self.backbone(planes).feature_maps  # each (B*S*C, c, h, w)
-        return torch.cat([m.mean(dim=(2, 3)) for m in maps], dim=1).reshape(B, S, C, -1)
+        maps = self.backbone(pixel_values.reshape(B * S * C, 1, H, W)).feature_maps
+        nuclei, cytoplasm = self.compartments(pixel_values.flatten(0, 1))  # (B*S, 1, H, W) each
+        pooled = []
+        for weight in (nuclei, cytoplasm):
+            for feature_map in maps:  # (B*S*C, c, h, w)
+                values = feature_map.unflatten(0, (B * S, C)).flatten(3)  # (B*S, C, c, h*w)
+                share = F.adaptive_avg_pool2d(weight, feature_map.shape[-2:]).flatten(2)
+                share = share / share.sum(dim=2, keepdim=True).clamp_min(1e-6)  # (B*S, 1, h*w)
+                pooled.append(torch.einsum("ncfp,nkp->ncf", values, share))
+        return torch.cat(pooled, dim=2).reshape(B, S, C, -1)
+
+    def compartments(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tell, softly, where nuclei and cytoplasm are.
+
+        Nuclei are the bright part of the DNA stain, cells that of the other stains together;
+        cytoplasm is cells without nuclei. Without a DNA stain, both are the cells.
+
+        Parameters
+        ----------
+        pixel_values : (N, C, H, W) float
+
+        Returns
+        -------
+        nuclei, cytoplasm : (N, 1, H, W) float in [0, 1]
+        """
+        channels = self.config.channels
+        others = [i for i, name in enumerate(channels) if name != "DNA"]
+        cells = foreground(pixel_values[:, others or [0]].mean(dim=1, keepdim=True))
+        if "DNA" not in channels:
+            return cells, cells
+        dna = channels.index("DNA")
+        nuclei = foreground(pixel_values[:, dna : dna + 1])
+        return nuclei, (cells - nuclei).clamp_min(0.0)
 
     @torch.no_grad()
     def fit_reference(self, features: torch.Tensor, plate: torch.Tensor) -> None:
@@ -153,12 +190,15 @@ class CellPaintingVisionTower(PreTrainedModel):
         Returns
         -------
         BaseModelOutputWithPooling
-            `last_hidden_state` (B, T, D): latents, then one token a channel; `pooler_output`
-            (B, D): their mean.
+            `last_hidden_state` (B, T, D): change, appearance, the latents, one token a channel;
+            `pooler_output` (B, D): the change.
         """
         if channel_features is None:
             if pixel_values is None:
                 raise ValueError("the tower needs pixel_values or channel_features")
+            if channel_mask is not None:  # a constant plane says nothing about compartments
+                missing = ~channel_mask[:, None, :, None, None]
+                pixel_values = pixel_values.masked_fill(missing, 0.0)
             channel_features = self.encode_channels(pixel_values)
         if control_features is None and control_pixel_values is not None:
             control_features = self.encode_channels(control_pixel_values)
@@ -169,6 +209,12 @@ class CellPaintingVisionTower(PreTrainedModel):
             channel_mask = channel_features.new_ones(B, C, dtype=torch.bool)
 
         z = self.standardize(channel_features, control_features)  # (B, S, C, F)
+        z = z * channel_mask[:, None, :, None]  # not imaged: as in the controls
+        # Linear, without a constant: a well that looks like its controls has no change, opposite
+        # effects point in opposite ways, and few training wells suffice.
+        maps = self.linear_maps[self.stain_ids]  # (C, F, 2 * D)
+        linear = torch.einsum("bscf,cfd->bd", self.feature_dropout(z), maps) / S
+        change, appearance = linear.chunk(2, dim=-1)  # (B, D) each
         stains = self.stain_embedding(self.stain_ids)  # (C, D)
         sites = self.channel_projection(self.feature_dropout(z)) + stains  # (B, S, C, D)
 
@@ -187,10 +233,8 @@ class CellPaintingVisionTower(PreTrainedModel):
         channels = torch.where(
             channel_mask[..., None], channels + stains, self.not_imaged(self.stain_ids).to(channels)
         )
-        tokens = torch.cat([latents, channels], dim=1)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=tokens, pooler_output=tokens.mean(dim=1)
-        )
+        tokens = torch.cat([change[:, None], appearance[:, None], latents, channels], dim=1)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=change)
 
     def standardize(
         self, channel_features: torch.Tensor, control_features: torch.Tensor | None
@@ -213,3 +257,21 @@ class CellPaintingVisionTower(PreTrainedModel):
             center = control_features.median(dim=1, keepdim=True).values  # (B, 1, C, F)
         z = (channel_features - center) / self.reference_scale[self.stain_ids]
         return z.clamp(-MAX_DEVIATION, MAX_DEVIATION)
+
+
+def foreground(plane: torch.Tensor) -> torch.Tensor:
+    """Softly threshold a plane at 35 % of the way from its 10 % to its 98 % quantile.
+
+    Parameters
+    ----------
+    plane : (N, 1, H, W) float
+
+    Returns
+    -------
+    (N, 1, H, W) float in [0, 1]
+    """
+    smooth = F.avg_pool2d(plane, 3, stride=1, padding=1)
+    ends = torch.tensor([0.1, 0.98], device=plane.device, dtype=plane.dtype)
+    low, high = smooth.flatten(1).quantile(ends, dim=1)[:, :, None, None, None]
+    span = (high - low).clamp_min(1e-6)
+    return torch.sigmoid((smooth - low - 0.35 * span) / (0.08 * span))

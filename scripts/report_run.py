@@ -1,0 +1,77 @@
+"""Score a run on its held-out wells: RUN/metrics.json and RUN/report.html.
+
+python scripts/report_run.py --run runs/quickstart --data runs/quickstart/prepared
+
+Needs embeddings.parquet, embeddings_untrained.parquet, descriptions.parquet and
+descriptions_blank.parquet in the run folder (embed_wells.py and describe_well.py make them).
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from _cli import run_main
+
+from data.files import atomic_path
+from data.store import load_manifest
+from eval.run_metrics import (
+    collect_claims,
+    run_representations,
+    score_matching,
+    score_run_claims,
+    to_json,
+)
+from eval.run_report import claims_table, matching_table, quickstart_sections, write_run_report
+
+
+@dataclass
+class ReportConfig:
+    """Which run to score, on what."""
+
+    run: str = field(metadata={"help": "run folder"})
+    data: str = field(metadata={"help": "prepared store with captions"})
+    seed: int = field(default=0, metadata={"help": "of null rankings, bootstraps and shuffles"})
+
+
+def main() -> None:
+    """Parse, score, write, print the headline."""
+    from trl import TrlParser
+
+    (config,) = TrlParser(ReportConfig).parse_args_and_config()
+    run, data = Path(config.run), Path(config.data)
+    manifest = load_manifest(data)
+    representations = run_representations(run, data)
+    scores = score_matching(representations, config.seed)
+    claims, abstention = score_run_claims(collect_claims(run, data, config.seed))
+    metrics = {
+        "matching": to_json(scores),
+        "claims": claims,
+        "abstention": abstention,
+        "simulated": manifest.simulated,
+        "reference": manifest.reference,
+        "held_out_targets": manifest.held_out_targets,
+        "command": f"python scripts/report_run.py --run {config.run} --data {config.data}",
+    }
+    with atomic_path(run / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2))
+    notes = [
+        "All plates of this run are SIMULATED: numbers say what the method does, not what it "
+        "finds in real cells."
+        if manifest.simulated
+        else "Real plates.",
+        f"Reference of every measured change: {manifest.reference}.",
+        f"Targets never seen in training: {', '.join(manifest.held_out_targets)}.",
+    ]
+    sections = quickstart_sections(
+        run, data, scores, claims, abstention, representations["embedding"], config.seed
+    )
+    with atomic_path(run / "report.html") as path:
+        write_run_report(path, f"MorphoCLIP: {run.name}", notes, sections)
+    print(matching_table(scores).to_string(index=False, float_format="%.3f"))
+    print()
+    print(claims_table(claims).to_string(index=False, float_format="%.3f"))
+    print(f"\nunchanged inactive wells, changed active wells: {abstention}")
+
+
+if __name__ == "__main__":
+    run_main(main)
