@@ -68,7 +68,11 @@ class TargetBatches:
         labels: list[int] = []
         reagents: list[str] = []
         for number in rng.choice(len(self.labels), self.num_targets, replace=False):
-            for reagent in self._two_reagents(self.reagents_of[self.labels[number]], rng):
+            # A reagent of several targets is drawn for one: under two it would oppose itself.
+            mine = [r for r in self.reagents_of[self.labels[number]] if r not in reagents]
+            if not mine:
+                continue
+            for reagent in self._two_reagents(mine, rng):
                 reagents.append(reagent)
                 rows.extend(self._two_wells(self.wells_of[reagent], rng))
                 labels.extend([int(number)] * 2)

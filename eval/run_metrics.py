@@ -18,9 +18,7 @@ from data.store import load_profiles
 from eval.claims import majority_claims, score_abstention, score_claims, score_intervals
 from eval.matching import (
     MatchingScore,
-    MechanismScore,
     gene_compound_matching,
-    mechanism_matching,
     replicate_matching,
 )
 from eval.profiles import read_profiles
@@ -68,15 +66,11 @@ def classical_profiles(data: Path) -> Representation:
 
 def run_representations(run: Path, data: Path) -> dict[str, Representation]:
     """Every representation of a run's wells, the baseline and the control among them."""
-    found = {
+    return {
         "embedding": read_profiles(run / "embeddings.parquet"),
         "classical": classical_profiles(data),
         "untrained": read_profiles(run / "embeddings_untrained.parquet"),
     }
-    imagenet = run / "embeddings_imagenet.parquet"
-    if imagenet.exists():
-        found["imagenet"] = read_profiles(imagenet)
-    return found
 
 
 def score_matching(
@@ -100,21 +94,21 @@ def score_matching(
     return scores
 
 
-def score_mechanisms(
-    representations: dict[str, Representation], seed: int
-) -> dict[str, MechanismScore]:
-    """BBBC021's task for each representation; embeddings say who asked (Metadata_query)."""
-    return {
-        name: mechanism_matching(meta, features, seed=seed)
-        for name, (meta, features) in representations.items()
-    }
-
-
-def collect_claims(run: Path, data: Path, seed: int) -> WellClaims:
+def collect_claims(
+    run: Path, data: Path, seed: int, label_column: str, training_query: str
+) -> WellClaims:
     """Read a run's descriptions of its test wells and set them beside what was measured.
 
-    The shuffled image is another test well's image, of another reagent: its description is that
-    other well's, scored against this well's facts.
+    Parameters
+    ----------
+    run, data : Path
+        Run folder with descriptions, and prepared store with captions.
+    seed : int
+    label_column : str
+        The shuffled image is a test well's of another label: its description is that other
+        well's, scored against this well's facts.
+    training_query : str
+        Wells whose facts the majority sentence is made of.
 
     Raises
     ------
@@ -134,8 +128,10 @@ def collect_claims(run: Path, data: Path, seed: int) -> WellClaims:
         if source == "model":
             wells = keys.merge(profiles.filter(regex="^Metadata_"), on=KEY, how="left")
     measured = [facts.get(key, []) for key in wells[KEY].itertuples(index=False, name=None)]
-    said["shuffled_image"] = [said["model"][row] for row in shuffled_rows(wells, seed)]
-    training = profiles[profiles["Metadata_split"] == "train"]
+    said["shuffled_image"] = [
+        said["model"][row] for row in shuffled_rows(wells[label_column], seed)
+    ]
+    training = profiles.query(training_query)
     common = majority_claims(
         [
             {fact.claim for fact in facts.get(key, [])[:MAX_FACTS]}
@@ -151,15 +147,15 @@ def collect_claims(run: Path, data: Path, seed: int) -> WellClaims:
     )
 
 
-def shuffled_rows(wells: pd.DataFrame, seed: int) -> list[int]:
-    """For each well, draw the row of a well of another target."""
+def shuffled_rows(labels: pd.Series, seed: int) -> list[int]:
+    """For each well, draw the row of a well with another label."""
     rng = np.random.default_rng(seed)
-    group = wells["Metadata_target_list"].to_numpy()
+    group = labels.to_numpy()
     return [int(rng.choice(np.flatnonzero(group != own))) for own in group]
 
 
-def score_run_claims(claims: WellClaims) -> tuple[dict, dict]:
-    """Claim scores of the wells of held-out targets, and abstention on active and inactive ones.
+def score_run_claims(claims: WellClaims, label_column: str) -> tuple[dict, dict]:
+    """Claim scores of the wells that have a label, and abstention on active and inactive ones.
 
     Returns
     -------
@@ -168,10 +164,10 @@ def score_run_claims(claims: WellClaims) -> tuple[dict, dict]:
     abstention : dict
         Empty when the data do not say which wells are active.
     """
-    has_target = claims.wells["Metadata_target_list"] != ""
+    has_label = claims.wells[label_column] != ""
     if "Metadata_simulated_active" in claims.wells:  # inactive genes are scored by abstention
-        has_target &= claims.wells["Metadata_simulated_active"].astype(bool)
-    aimed = claims.select(has_target.to_numpy())
+        has_label &= claims.wells["Metadata_simulated_active"].astype(bool)
+    aimed = claims.select(has_label.to_numpy())
     scores: dict[str, dict] = {
         source: score_claims(said, aimed.measured, to_say=aimed.to_say)
         for source, said in aimed.said.items()

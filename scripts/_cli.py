@@ -2,7 +2,8 @@
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from data.errors import InputError
 
@@ -25,3 +26,35 @@ def run_main(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted: finished work is kept; run the same command again", file=sys.stderr)
         sys.exit(130)
+
+
+def parse_config(*classes: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Read dataclasses from the command line and, with `--config FILE`, a YAML (TRL's parser).
+
+    Parameters
+    ----------
+    *classes : dataclass types
+        Their fields are the options; values on the command line win over the YAML's.
+    arguments : sequence of str, optional
+        In place of the command line.
+
+    Returns
+    -------
+    tuple
+        One instance of each class.
+
+    Raises
+    ------
+    InputError
+        When an option or a value is wrong, or the YAML is missing.
+    """
+    from trl import TrlParser  # seconds, and worker processes that import a script never need it
+
+    try:
+        return TrlParser(list(classes)).parse_args_and_config(arguments)
+    except FileNotFoundError as error:
+        raise InputError(f"--config: {error.filename} does not exist") from None
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(" ".join(str(error).split())) from None

@@ -3,11 +3,11 @@
 python scripts/build_captions.py --data PREPARED
 """
 
-import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from _cli import run_main
+from _cli import parse_config, run_main
 
 from captions.dialogues import QUESTIONS_PER_WELL, build_dialogues
 from captions.facts import measure_effects, measure_facts
@@ -17,49 +17,44 @@ from data.files import atomic_path
 from data.store import load_manifest, load_profiles, load_wells
 
 
-def main() -> None:
-    """Parse, build the three tables, save them and print what they cover."""
-    parser = argparse.ArgumentParser(
-        description="Measured features into facts and dialogues, and knowledge into prompts:"
-        " writes facts, effects, prompts and dialogues.parquet into captions/."
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder made by scripts/prepare_data.py"
-    )
-    parser.add_argument(
-        "--annotation",
-        type=Path,
-        help="folder with refseq_gene_summaries.tsv, ReactomePathways.gmt, repurposing_drugs_*.txt"
-        " (each optional); without it the packaged sentences on the simulated targets are used",
-    )
-    parser.add_argument(
-        "--mask",
-        nargs="+",
-        default=[],
-        metavar="FIELD",
-        help=f"prompt fields to leave empty, of: {', '.join(PROMPT_FIELDS)}"
-        " (the plain preset: mechanism function pathway)",
-    )
-    parser.add_argument(
-        "--max-tokens",
-        type=int,
-        default=MAX_TOKENS,
-        help="longest prompt; fields that do not fit are left out as a whole (default %(default)s)",
-    )
-    parser.add_argument(
-        "--questions",
-        type=int,
-        default=QUESTIONS_PER_WELL,
-        help="questions a well, on average (default %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
-    options = parser.parse_args()
+@dataclass
+class CaptionsConfig:
+    """Which store to write texts for, and what goes into them."""
 
+    data: str = field(metadata={"help": "prepared store"})
+    annotation: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder with refseq_gene_summaries.tsv, ReactomePathways.gmt, "
+            "repurposing_drugs_*.txt (each optional); without it the packaged sentences on the "
+            "simulated targets are used"
+        },
+    )
+    mask: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": f"prompt fields to leave empty, of: {', '.join(PROMPT_FIELDS)} "
+            "(the plain preset: mechanism function pathway)"
+        },
+    )
+    max_tokens: int = field(
+        default=MAX_TOKENS,
+        metadata={"help": "longest prompt; fields that do not fit are left out as a whole"},
+    )
+    questions: int = field(
+        default=QUESTIONS_PER_WELL, metadata={"help": "questions a well, on average"}
+    )
+    seed: int = field(default=0, metadata={"help": "decides which wells are asked what"})
+
+
+def main() -> None:
+    """Parse, build the tables, save them and print what they cover."""
+    (options,) = parse_config(CaptionsConfig)
     manifest = load_manifest(options.data)
     wells = load_wells(options.data)
     profiles = load_profiles(options.data, normalized=True)
     facts, effects = measure_facts(profiles), measure_effects(profiles)
-    knowledge = load_knowledge(options.annotation)
+    knowledge = load_knowledge(Path(options.annotation) if options.annotation else None)
     prompts = build_prompts(wells, knowledge, options.mask, options.max_tokens)
     channels_present = {
         barcode: [
@@ -71,7 +66,7 @@ def main() -> None:
     }
     dialogues = build_dialogues(wells, facts, channels_present, options.seed, options.questions)
 
-    folder = options.data / "captions"
+    folder = Path(options.data) / "captions"
     tables = {"facts": facts, "effects": effects, "prompts": prompts, "dialogues": dialogues}
     for name, table in tables.items():
         with atomic_path(folder / f"{name}.parquet") as path:
@@ -95,10 +90,10 @@ def coverage(
         "control wells with a fact": f"{controls.sum()} of {len(controls)}",
         "prompts": str(len(prompts)),
     }
-    for field in PROMPT_FIELDS:
-        texts = [text for text in zip(prompts[field], prompts["prompt"], strict=True) if text[0]]
+    for name in PROMPT_FIELDS:
+        texts = [text for text in zip(prompts[name], prompts["prompt"], strict=True) if text[0]]
         said = sum(text in prompt for text, prompt in texts)
-        table[f"prompts with {field}"] = f"{said} of {len(texts)} known"
+        table[f"prompts with {name}"] = f"{said} of {len(texts)} known"
     for kind, count in dialogues["kind"].value_counts().items():
         table[f"dialogues: {kind}s"] = str(count)
     return pd.Series(table)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _cli import run_main
+from _cli import parse_config, run_main
 
 from captions.descriptions import parse_description
 from captions.facts import facts_by_well
@@ -44,9 +44,7 @@ class DescribeConfig:
 
 def main() -> None:
     """Parse, describe, print or write."""
-    from trl import TrlParser
-
-    (config,) = TrlParser(DescribeConfig).parse_args_and_config()
+    (config,) = parse_config(DescribeConfig)
     if not config.ask.strip():
         raise InputError("--ask is empty: write a question")
     model, processor = load_model(config.model)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from _cli import run_main
+from _cli import parse_config, run_main
 
 from data.errors import InputError
 from data.files import atomic_path
@@ -44,9 +44,7 @@ class EmbedConfig:
 
 def main() -> None:
     """Parse, embed, write."""
-    from trl import TrlParser
-
-    (config,) = TrlParser(EmbedConfig).parse_args_and_config()
+    (config,) = parse_config(EmbedConfig)
     model, processor = load_model(config.model)
     bank = open_wells(config.data, bare(model), processor)
     if config.query:

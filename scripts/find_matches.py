@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
-from _cli import run_main
+from _cli import parse_config, run_main
 
 from data.errors import InputError
 from data.store import load_wells
@@ -49,9 +49,7 @@ class MatchConfig:
 
 def main() -> None:
     """Parse, rank, print."""
-    from trl import TrlParser
-
-    (config,) = TrlParser(MatchConfig).parse_args_and_config()
+    (config,) = parse_config(MatchConfig)
     if sum(x is not None for x in (config.reagent, config.well, config.text)) != 1:
         raise InputError("give one of --reagent, --well (with --plate) and --text")
     load_wells(config.data)  # before the model: says at once when this is no prepared store

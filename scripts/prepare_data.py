@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from _cli import run_main
+from _cli import parse_config, run_main
 
 from data.bbbc021 import read_bbbc021
 from data.errors import InputError
@@ -50,9 +50,7 @@ class PrepareConfig:
 
 def main() -> None:
     """Parse the command line and prepare."""
-    from trl import TrlParser  # here, so that worker processes do not import torch
-
-    (config,) = TrlParser((PrepareConfig,)).parse_args_and_config()  # type: ignore[arg-type]
+    (config,) = parse_config(PrepareConfig)
     prepare_source(config)
 
 

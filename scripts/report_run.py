@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from _cli import run_main
+from _cli import parse_config, run_main
 
 from data.files import atomic_path
 from data.store import load_manifest
@@ -22,6 +22,8 @@ from eval.run_metrics import (
     to_json,
 )
 from eval.run_report import claims_table, matching_table, quickstart_sections, write_run_report
+
+TARGETS = "Metadata_target_list"
 
 
 @dataclass
@@ -35,14 +37,13 @@ class ReportConfig:
 
 def main() -> None:
     """Parse, score, write, print the headline."""
-    from trl import TrlParser
-
-    (config,) = TrlParser(ReportConfig).parse_args_and_config()
+    (config,) = parse_config(ReportConfig)
     run, data = Path(config.run), Path(config.data)
     manifest = load_manifest(data)
     representations = run_representations(run, data)
     scores = score_matching(representations, config.seed)
-    claims, abstention = score_run_claims(collect_claims(run, data, config.seed))
+    collected = collect_claims(run, data, config.seed, TARGETS, "Metadata_split == 'train'")
+    claims, abstention = score_run_claims(collected, TARGETS)
     metrics = {
         "matching": to_json(scores),
         "claims": claims,

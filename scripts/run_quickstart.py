@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from _cli import run_main
+from _cli import parse_config, run_main
 
 from data.errors import InputError
 from data.files import atomic_path
@@ -55,9 +55,7 @@ class QuickstartConfig:
 
 def main() -> None:
     """Parse and run the stages."""
-    from trl import TrlParser
-
-    (config,) = TrlParser(QuickstartConfig).parse_args_and_config()
+    (config,) = parse_config(QuickstartConfig)
     run_stages(config)
 
 

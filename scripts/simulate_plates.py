@@ -6,7 +6,7 @@ simulate_plates.py --config configs/simulation.yaml --out RAW
 from dataclasses import dataclass
 from pathlib import Path
 
-from _cli import run_main
+from _cli import parse_config, run_main
 
 from data.simulator import SimulationConfig, simulate_plates
 
@@ -26,10 +26,7 @@ class Output:
 
 def main() -> None:
     """Parse the command line and simulate."""
-    from trl import TrlParser  # here, so that worker processes do not import torch
-
-    parser = TrlParser((SimulationConfig, Output))  # type: ignore[arg-type]
-    config, output = parser.parse_args_and_config()
+    config, output = parse_config(SimulationConfig, Output)
     simulate_plates(Path(output.out), config)
     print(f"simulated plates are in {output.out}")
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _cli import run_main
+from _cli import parse_config, run_main
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from transformers import set_seed
-from trl import SFTConfig, TrlParser
+from trl import SFTConfig
 
 from captions.facts import EFFECT_COLUMNS
 from contrastive.trainer import AlignConfig, align
@@ -90,8 +90,9 @@ def main() -> None:
     """Parse, make missing default data, run the phases."""
     default = len(sys.argv) == 1
     arguments = ["--config", str(DEFAULT_CONFIG)] if default else None
-    parser = TrlParser((TrainConfig, AlignConfig, SFTConfig))
-    config, align_config, describe_config = parser.parse_args_and_config(arguments)
+    config, align_config, describe_config = parse_config(
+        TrainConfig, AlignConfig, SFTConfig, arguments=arguments
+    )
     if default and not (Path(config.data) / "captions" / "dialogues.parquet").exists():
         subprocess.run(
             [sys.executable, ROOT / "scripts" / "run_quickstart.py", "--until", "captions"],
