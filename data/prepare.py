@@ -63,6 +63,9 @@ class PrepareSettings:
     ----------
     size : int
         Height and width of a stored site in pixels.
+    crop : int or None
+        Keep only the central square of so many raw pixels (of the image, not of the measured
+        profile): brings fields of another magnification to the cell size that a model knows.
     measure : bool
         Segment and measure cells (most of the time goes here); without it there are no profiles.
     processes : int
@@ -76,6 +79,7 @@ class PrepareSettings:
     """
 
     size: int = 128
+    crop: int | None = None
     measure: bool = True
     processes: int = 2
     held_out_targets: tuple[str, ...] = ()
@@ -169,7 +173,9 @@ def _hash_inputs(
     hashes = {}
     for plate in plates:
         digest = hashlib.sha256(
-            repr((FORMAT, plate.channels, settings.size, settings.measure, reference)).encode()
+            repr(
+                (FORMAT, plate.channels, settings.size, settings.crop, settings.measure, reference)
+            ).encode()
         )
         digest.update(plate.wells.to_csv().encode())
         for site in plate.sites:
@@ -245,7 +251,8 @@ def _write_plate(
     """Process the sites of one plate and put its folder into place as a whole."""
     slim = _without_tables(plate)
     tasks = (
-        SiteTask(slim, site, correction, settings.size, settings.measure) for site in plate.sites
+        SiteTask(slim, site, correction, settings.size, settings.crop, settings.measure)
+        for site in plate.sites
     )
     quality: list[dict[str, Any]] = []
     profiles: dict[str, pd.Series] = {}

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from data.errors import InputError
 
 
-def centre_square(pixels: NDArray) -> NDArray:
-    """Cut the central square out of (C, H, W) pixels."""
+def centre_square(pixels: NDArray, side: int | None = None) -> NDArray:
+    """Cut the central square out of (C, H, W) pixels: the largest, or one of `side` pixels."""
     height, width = pixels.shape[1:]
-    side = min(height, width)
+    side = min(height, width, side or max(height, width))
     top, left = (height - side) // 2, (width - side) // 2
     return pixels[:, top : top + side, left : left + side]
 

@@ -50,6 +50,7 @@ class SiteTask:
     site: Site
     correction: Correction
     size: int
+    crop: int | None
     measure: bool
 
 
@@ -74,7 +75,7 @@ def process_site(task: SiteTask) -> tuple[dict[str, Any], pd.DataFrame | None]:
     raw = read_checked(task.plate, task.site, task.correction.shape)
     scaled = _scale(_correct(raw, task.correction), task.correction)
     cells = measure_site(scaled, channels) if task.measure else None
-    small = resize_area(centre_square(scaled), task.size) * BRIGHT
+    small = resize_area(centre_square(scaled, task.crop), task.size) * BRIGHT
     row = {
         "pixels": np.clip(np.rint(small), 0, 65535).astype(np.uint16),
         "Metadata_Plate": task.plate.barcode,

@@ -34,6 +34,10 @@ class PrepareConfig:
     input: str = field(metadata={"help": "The folder with the raw images."})
     out: str = field(metadata={"help": "The store's folder; a complete plate in it is kept."})
     size: int = field(default=128, metadata={"help": "Height and width of a stored site, pixels."})
+    crop: int | None = field(
+        default=None,
+        metadata={"help": "Keep the central square of so many raw pixels; all by default."},
+    )
     processes: int = field(default=2, metadata={"help": "Worker processes."})
     measure: bool = field(
         default=True, metadata={"help": "Measure the cells; without, there are no profiles."}
@@ -71,6 +75,7 @@ def prepare_source(config: PrepareConfig) -> None:
     targets = parse_held_out_targets(config.held_out_targets, wells, config.seed)
     settings = PrepareSettings(
         size=config.size,
+        crop=config.crop,
         measure=config.measure,
         processes=config.processes,
         held_out_targets=tuple(sorted(targets)),
