@@ -27,7 +27,9 @@ DIALOGUE_COLUMNS = (
     "evidence",
 )
 
-QUESTIONS_PER_WELL = 3
+QUESTIONS_PER_WELL = 0.5
+DESCRIPTIONS_OF_CHANGED = 2
+"""How often the description of a changed well is in the table."""
 
 
 def build_dialogues(
@@ -35,7 +37,7 @@ def build_dialogues(
     facts: pd.DataFrame,
     channels_present: Mapping[str, Sequence[str]],
     seed: int,
-    per_well: int = QUESTIONS_PER_WELL,
+    per_well: float = QUESTIONS_PER_WELL,
 ) -> pd.DataFrame:
     """Write the description of each well and, on average, `per_well` questions with answers.
 
@@ -53,7 +55,7 @@ def build_dialogues(
         The stains that were imaged on each plate.
     seed : int
         Decides which wells are asked what.
-    per_well : int
+    per_well : float
         Questions a well, on average; fewer where there are not enough different answers.
 
     Returns
@@ -83,13 +85,16 @@ def build_dialogues(
         )
         for plate, well in zip(part["Metadata_Plate"], part["Metadata_Well"], strict=True):
             own = measured.get((plate, well), [])
-            rows.append(_row(plate, well, str(split), "description", DESCRIBE, describe(own)))
+            description = _row(plate, well, str(split), "description", DESCRIBE, describe(own))
+            # Most wells of a screen look like the controls: said once each, "no change" would be
+            # all that a model learns.
+            rows.extend([description] * (DESCRIPTIONS_OF_CHANGED if own else 1))
             imaged = channels_present[plate]
             missing = [stain for stain in STAINS if stain not in imaged]
             for question, answer_with in questions(imaged, missing).items():
                 answer = answer_with(own)
                 asked[question][answer.kind].append((plate, well, answer))
-        for question, plate, well, answer in _deal_out(asked, per_well * len(part), rng):
+        for question, plate, well, answer in _deal_out(asked, round(per_well * len(part)), rng):
             rows.append(_row(plate, well, str(split), "question", question, answer))
     table = pd.DataFrame(rows, columns=list(DIALOGUE_COLUMNS))
     return table.sort_values(list(DIALOGUE_COLUMNS[:4]), kind="stable", ignore_index=True)

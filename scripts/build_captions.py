@@ -41,7 +41,7 @@ class CaptionsConfig:
         default=MAX_TOKENS,
         metadata={"help": "longest prompt; fields that do not fit are left out as a whole"},
     )
-    questions: int = field(
+    questions: float = field(
         default=QUESTIONS_PER_WELL, metadata={"help": "questions a well, on average"}
     )
     seed: int = field(default=0, metadata={"help": "decides which wells are asked what"})

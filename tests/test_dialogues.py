@@ -47,20 +47,21 @@ PRESENT = {"P1": CHANNELS, "P2": CHANNELS}
 
 @pytest.fixture(scope="module")
 def dialogues(screen) -> pd.DataFrame:
-    return build_dialogues(*screen, PRESENT, seed=0)
+    return build_dialogues(*screen, PRESENT, seed=0, per_well=3)
 
 
-def test_columns_and_one_description_a_well(dialogues, screen):
+def test_every_well_is_described_and_the_changed_ones_twice(dialogues, screen):
     assert tuple(dialogues) == DIALOGUE_COLUMNS
     said = dialogues[dialogues["kind"] == "description"]
-    assert (
-        len(said) == said[["Metadata_Plate", "Metadata_Well"]].drop_duplicates().shape[0] == N_WELLS
-    )
-    assert (said["question"] == DESCRIBE).all()
+    times = said.groupby(["Metadata_Plate", "Metadata_Well"]).size()
+    assert len(times) == N_WELLS
     measured = facts_by_well(screen[1])
+    assert (times == [2 if well in measured else 1 for well in times.index]).all()
+    assert (said["question"] == DESCRIBE).all()
     for row in said.itertuples():
         facts = measured.get((row.Metadata_Plate, row.Metadata_Well), [])[:MAX_FACTS]
-        assert row.answer == describe_facts(facts)
+        in_order = sorted(facts, key=lambda fact: FACT_SLOTS.index(fact.claim.slot))
+        assert row.answer == describe_facts(in_order)
         assert parse_description(row.answer) == {fact.claim for fact in facts}
     assert (said["answer"] == NO_CHANGE).sum() == N_WELLS / 2
 
@@ -111,7 +112,9 @@ def test_a_question_tells_nothing_about_its_answer(dialogues):
 
 
 def test_a_missing_stain_was_not_imaged(screen):
-    table = build_dialogues(*screen, {"P1": CHANNELS, "P2": ("DNA", "RNA", "AGP")}, seed=1)
+    table = build_dialogues(
+        *screen, {"P1": CHANNELS, "P2": ("DNA", "RNA", "AGP")}, seed=1, per_well=3
+    )
     asked = table[table["question"] == "What changed in Mito?"]
     missing = asked["answer"] == "Mito was not imaged."
     assert set(asked.loc[missing, "Metadata_Plate"]) == {"P2"}
@@ -124,8 +127,8 @@ def test_a_missing_stain_was_not_imaged(screen):
 
 
 def test_the_same_seed_gives_the_same_table(screen, dialogues):
-    pd.testing.assert_frame_equal(build_dialogues(*screen, PRESENT, seed=0), dialogues)
-    assert not build_dialogues(*screen, PRESENT, seed=1).equals(dialogues)
+    pd.testing.assert_frame_equal(build_dialogues(*screen, PRESENT, seed=0, per_well=3), dialogues)
+    assert not build_dialogues(*screen, PRESENT, seed=1, per_well=3).equals(dialogues)
 
 
 def test_answers_by_hand():
@@ -149,7 +152,7 @@ def test_answers_by_hand():
     )
     assert answer("Is this well different from the controls?", []) == f"No. {NO_CHANGE}"
     assert answer("Which channel changed most?", facts[2:]) == "No channel changed significantly."
-    assert describe(facts).evidence == facts
+    assert describe(facts).evidence == [facts[2], facts[1], facts[0]]
     assert parse_description(describe(facts[2:]).text) == {Claim("nuclei", "", "size", "increased")}
 
 
