@@ -80,11 +80,13 @@ def test_the_three_tables_are_written(run, store):
         "U2OS cells, 48 h: compound torin-1. mTOR inhibitor, target MTOR.",
         "U2OS cells, 48 h: negative control.",
     ]
-    assert (dialogues["kind"] == "description").sum() == 18
+    described = dialogues[dialogues["kind"] == "description"]
+    assert len(described) == 18 + 2  # each well, and the two changed ones once more
     assert (dialogues["answer"] == "Mito was not imaged.").any()
     assert "2 of 2" in printed
     assert sorted(path.name for path in (store / "captions").iterdir()) == [
         "dialogues.parquet",
+        "effects.parquet",
         "facts.parquet",
         "prompts.parquet",
     ]

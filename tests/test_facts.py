@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from captions import facts as facts_module
 from captions.descriptions import CHANGES, subject
 from captions.facts import (
-    FACT_COLUMNS,
     EFFECT_COLUMNS,
+    FACT_COLUMNS,
     FACT_SLOTS,
     MAX_Q_VALUE,
     MIN_EFFECT,
