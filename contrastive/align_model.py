@@ -1,4 +1,4 @@
-"""What phase align trains: tower, heads, LoRA in the language model, an effect head."""
+"""What phase align trains: tower, heads, LoRA in the language model."""
 
 import math
 
@@ -13,16 +13,13 @@ from vlm.adapters import bare
 class AlignModel(nn.Module):
     """Losses of phase align around a VLM.
 
-    The effect head reads the well's tokens and predicts how much every fact slot changed. It is
-    thrown away after training; what it leaves behind are tokens that say what the cells look like,
-    without which phase describe learns almost nothing.
+    The tower's readout is fitted to how much every fact slot changed: it leaves tokens that say
+    what the cells look like, without which phase describe learns almost nothing.
 
     Parameters
     ----------
     vlm : PeftModel
         With the `align` adapter active.
-    num_slots : int
-        Fact slots.
     loss : "clip" or "siglip"
         How wells and prompts are contrasted.
     same_label_weight, effect_weight : float
@@ -34,7 +31,6 @@ class AlignModel(nn.Module):
     def __init__(
         self,
         vlm: PeftModel,
-        num_slots: int,
         loss: str,
         same_label_weight: float,
         effect_weight: float,
@@ -42,8 +38,6 @@ class AlignModel(nn.Module):
     ):
         super().__init__()
         self.vlm = vlm
-        vision = vlm.config.vision_config
-        self.effect_head = nn.Linear(vision.num_tokens * vision.hidden_size, num_slots)
         self.same_label_weight = same_label_weight
         self.effect_weight = effect_weight
         self.temperature = temperature
@@ -83,8 +77,7 @@ class AlignModel(nn.Module):
         embedded = nn.functional.normalize(vlm.well_projection(tower.pooler_output), dim=-1)
         parts = {"same_label": same_label_loss(embedded, labels, self.temperature)}
         total = self.same_label_weight * parts["same_label"]
-        predicted = self.effect_head(tower.last_hidden_state.flatten(1))
-        parts["effect"] = effect_loss(predicted, effects)
+        parts["effect"] = effect_loss(tower.readout, effects)
         total = total + self.effect_weight * parts["effect"]
         if prompts is not None:
             parts["prompt"] = self._prompt_loss(embedded, vlm.embed_prompts(**prompts))

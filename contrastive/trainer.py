@@ -103,7 +103,6 @@ def align(
     """
     trained = AlignModel(
         model,
-        effects.shape[1],
         config.align_loss,
         config.align_same_label_weight,
         config.align_effect_weight,

@@ -25,7 +25,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from transformers import set_seed
 from trl import SFTConfig
 
-from captions.facts import EFFECT_COLUMNS
+from captions.descriptions import subject
+from captions.facts import EFFECT_COLUMNS, FACT_SLOTS
 from contrastive.trainer import AlignConfig, align
 from data.errors import InputError
 from data.files import atomic_path
@@ -45,6 +46,9 @@ from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_mod
 from vlm.wells import fit_reference, open_wells
 
 ROOT = Path(__file__).resolve().parent.parent
+SUBJECTS = list(dict.fromkeys(subject(slot) for slot in FACT_SLOTS))
+READOUT_GROUPS = [SUBJECTS.index(subject(slot)) for slot in FACT_SLOTS]
+"""A token for each subject that descriptions speak about: what it says is in one place."""
 KEY = ["Metadata_Plate", "Metadata_Well"]
 DEFAULT_CONFIG = ROOT / "configs" / "quickstart.yaml"
 
@@ -71,7 +75,9 @@ class TrainConfig:
     )
     image_size: int = field(default=128, metadata={"help": "side of the fields the backbone sees"})
     hidden_size: int = field(default=192, metadata={"help": "width of the tower's tokens"})
-    num_latents: int = field(default=4, metadata={"help": "tokens a well beside one a channel"})
+    num_latents: int = field(
+        default=4, metadata={"help": "queries of the cross-channel transformer"}
+    )
     feature_dropout: float = field(default=0.3, metadata={"help": "on backbone features"})
     lora_rank: int = field(default=16, metadata={"help": "rank of both adapters"})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA's scale, alpha / rank"})
@@ -123,6 +129,7 @@ def run_align(
         config.num_text_layers,
         config.image_size,
         hidden_size=config.hidden_size,
+        readout_groups=READOUT_GROUPS,
         num_latents=config.num_latents,
         feature_dropout=config.feature_dropout,
     )

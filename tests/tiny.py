@@ -28,6 +28,8 @@ TEXTS = [
     "U2OS cells, 48 h, compound: nocodazole.",
 ]
 
+READOUT_GROUPS = (0, 1, 1)
+
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with ChatML's tokens."""
@@ -92,6 +94,7 @@ def tiny_model(
         backbone_config=backbone.to_dict(),
         channels=channels,
         hidden_size=32,
+        readout_groups=READOUT_GROUPS,
         num_latents=2,
         num_hidden_layers=1,
         num_attention_heads=2,

@@ -18,9 +18,11 @@ class CellPaintingVisionConfig(PreTrainedConfig):
         Stains that the tower expects, in this order; names from `data.channels.STAINS`.
     hidden_size : int
         Width of the tokens.
+    readout_groups : sequence of int
+        What the tower reads out of a well: one number an entry (how much a fact slot changed).
+        Entries of one group share a token.
     num_latents : int
-        Learned tokens that gather what sites and channels say together. A well becomes
-        `2 + num_latents + len(channels)` tokens: change, appearance, latents, one a channel.
+        Learned queries that gather what sites and channels say together.
     num_hidden_layers, num_attention_heads, dropout
         The cross-channel transformer.
     feature_dropout : float
@@ -33,6 +35,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     channels: tuple[str, ...] | list[str] = CHANNELS
     hidden_size: int = 192
+    readout_groups: tuple[int, ...] | list[int] = (0,)
     num_latents: int = 4
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
@@ -45,12 +48,13 @@ class CellPaintingVisionConfig(PreTrainedConfig):
             values = dict(self.backbone_config)
             self.backbone_config = AutoConfig.for_model(values.pop("model_type"), **values)
         self.channels = list(self.channels)
+        self.readout_groups = list(self.readout_groups)
         super().__post_init__(**kwargs)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens a well."""
-        return 2 + self.num_latents + len(self.channels)
+        """Tokens a well: its change, one a group of readouts, one a channel."""
+        return 1 + max(self.readout_groups) + 1 + len(self.channels)
 
 
 class CellPaintingVlmConfig(LlavaConfig):

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models import adapt_input_conv
@@ -127,7 +128,7 @@ def build_model(
     channels: tuple[str, ...] = CHANNELS,
     num_text_layers: int | None = None,
     image_size: int = 128,
-    **tower: int | float,
+    **tower: Any,
 ) -> tuple[CellPaintingVlmForConditionalGeneration, CellPaintingProcessor]:
     """Put a new model together from pretrained parts.
 

@@ -4,13 +4,15 @@
                               cytoplasm ──▶ features (B, S, C, F)
     features - controls' median, over the reference scale ──▶ z (B, S, C, F)
     z ── one linear map a stain, summed ──▶ change (B, D): the well's embedding is read from it
-    z ── another such map ──▶ appearance (B, D): what a description needs, in small data linear
-    z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer ──▶ latents
-    tokens = [change; appearance; latents; one token a channel]: (B, T, D)
+    z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer
+    z, latents ──▶ readout (B, K): how much each fact slot changed; mostly linear in z
+    tokens = [change; one token a group of readouts; one token a channel]: (B, T, D)
 
 The backbone's features are the expensive part and never change while the backbone is frozen, so
 every method after `encode_channels` also takes features that were computed before.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,13 @@ from data.channels import STAINS, stain_index
 from vlm.configuration import CellPaintingVisionConfig
 
 MAX_DEVIATION = 10.0  # a z beyond this says "far off"; how far is noise
+
+
+@dataclass
+class WellTokens(BaseModelOutputWithPooling):
+    """What the tower says of wells: tokens (B, T, D), change (B, D) and readout (B, K)."""
+
+    readout: torch.Tensor | None = None
 
 
 class CellPaintingVisionTower(PreTrainedModel):
@@ -40,24 +49,34 @@ class CellPaintingVisionTower(PreTrainedModel):
     reference_center: torch.Tensor  # (stains, F)
     reference_scale: torch.Tensor  # (stains, F)
     stain_ids: torch.Tensor  # (C,)
+    readout_groups: torch.Tensor  # (K,)
 
     def __init__(self, config: CellPaintingVisionConfig):
         super().__init__(config)
         self.backbone = AutoBackbone.from_config(config.backbone_config)
         feature_size = 2 * sum(self.backbone.channels)  # each feature map, over two compartments
-        D = config.hidden_size
+        D, K = config.hidden_size, len(config.readout_groups)
 
         # What control wells look like, per stain: set by `fit_reference`, used where a plate has
         # no controls of its own (centre) and always for the scale.
         self.register_buffer("reference_center", torch.zeros(len(STAINS), feature_size))
         self.register_buffer("reference_scale", torch.ones(len(STAINS), feature_size))
         self.register_buffer(
+            "readout_groups", torch.tensor(config.readout_groups), persistent=False
+        )
+        self.register_buffer(
             "stain_ids",
             torch.tensor([stain_index(name) for name in config.channels]),
             persistent=False,
         )
 
-        self.linear_maps = nn.Parameter(torch.zeros(len(STAINS), feature_size, 2 * D))
+        self.linear_maps = nn.Parameter(torch.zeros(len(STAINS), feature_size, D + K))
+        self.readout_residual = nn.Linear(config.num_latents * D, K)
+        # Fixed random codes: a readout moves its group's token along its own direction.
+        self.readout_codes = nn.Parameter(torch.zeros(K, D), requires_grad=False)
+        self.group_codes = nn.Parameter(
+            torch.zeros(max(config.readout_groups) + 1, D), requires_grad=False
+        )
         self.feature_dropout = nn.Dropout(config.feature_dropout)
         self.channel_projection = nn.Linear(feature_size, D)
         self.stain_embedding = nn.Embedding(len(STAINS), D)
@@ -89,6 +108,11 @@ class CellPaintingVisionTower(PreTrainedModel):
         super()._init_weights(module)
         if module is self:
             nn.init.normal_(self.latents, std=self.config.initializer_range)
+            nn.init.normal_(self.readout_codes)
+            nn.init.normal_(self.group_codes)
+            nn.init.zeros_(self.readout_residual.weight)
+            groups = torch.tensor(self.config.readout_groups)
+            self.readout_groups.copy_(groups)
             nn.init.normal_(self.linear_maps, std=self.config.initializer_range)
             nn.init.zeros_(self.reference_center)
             nn.init.ones_(self.reference_scale)
@@ -173,7 +197,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         channel_features: torch.Tensor | None = None,
         control_features: torch.Tensor | None = None,
         channel_mask: torch.Tensor | None = None,
-    ) -> BaseModelOutputWithPooling:
+    ) -> "WellTokens":
         """Turn wells into tokens.
 
         Parameters
@@ -189,9 +213,10 @@ class CellPaintingVisionTower(PreTrainedModel):
 
         Returns
         -------
-        BaseModelOutputWithPooling
-            `last_hidden_state` (B, T, D): change, appearance, the latents, one token a channel;
-            `pooler_output` (B, D): the change.
+        WellTokens
+            `last_hidden_state` (B, T, D): the change, a token a group of readouts, one a channel;
+            `pooler_output` (B, D): the change; `readout` (B, K): how much each slot changed, as
+            asinh(effect / 2).
         """
         if channel_features is None:
             if pixel_values is None:
@@ -212,9 +237,9 @@ class CellPaintingVisionTower(PreTrainedModel):
         z = z * channel_mask[:, None, :, None]  # not imaged: as in the controls
         # Linear, without a constant: a well that looks like its controls has no change, opposite
         # effects point in opposite ways, and few training wells suffice.
-        maps = self.linear_maps[self.stain_ids]  # (C, F, 2 * D)
+        maps = self.linear_maps[self.stain_ids]  # (C, F, D + K)
         linear = torch.einsum("bscf,cfd->bd", self.feature_dropout(z), maps) / S
-        change, appearance = linear.chunk(2, dim=-1)  # (B, D) each
+        change, readout = linear.split(self.readout_codes.shape[::-1], dim=-1)  # (B, D), (B, K)
         stains = self.stain_embedding(self.stain_ids)  # (C, D)
         sites = self.channel_projection(self.feature_dropout(z)) + stains  # (B, S, C, D)
 
@@ -233,8 +258,11 @@ class CellPaintingVisionTower(PreTrainedModel):
         channels = torch.where(
             channel_mask[..., None], channels + stains, self.not_imaged(self.stain_ids).to(channels)
         )
-        tokens = torch.cat([change[:, None], appearance[:, None], latents, channels], dim=1)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=change)
+        readout = readout + self.readout_residual(latents.flatten(1))
+        told = readout[..., None] * self.readout_codes  # (B, K, D)
+        groups = self.group_codes.expand(B, -1, -1).index_add(1, self.readout_groups, told)
+        tokens = torch.cat([change[:, None], groups, channels], dim=1)
+        return WellTokens(last_hidden_state=tokens, pooler_output=change, readout=readout)
 
     def standardize(
         self, channel_features: torch.Tensor, control_features: torch.Tensor | None
