@@ -8,7 +8,8 @@ from conftest import ROOT
 from tiny import save_tiny_language_model
 
 SHORT = (
-    "--language_model {language} --image_size 64 --align_steps 40 --align_prompt_every 20 "
+    "--language_model {language} --num_text_layers 2 --image_size 64 "
+    "--align_steps 40 --align_prompt_every 20 "
     "--align_max_prompt_tokens 400 --max_steps 3 --max_length 1000"
 )
 

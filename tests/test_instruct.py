@@ -140,7 +140,7 @@ def test_it_learns_to_describe_and_leaves_the_embedding_alone(tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     train_describe(
-        model, processor, bank, dialogues_of(bank.wells), settings(tmp_path, max_steps=40)
+        model, processor, bank, dialogues_of(bank.wells), settings(tmp_path, max_steps=80)
     )
     found = losses(tmp_path)
     assert found[-1] < 0.3 * found[0]

