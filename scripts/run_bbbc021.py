@@ -146,11 +146,11 @@ def _representation(run: Path, data: Path, name: str) -> Representation:
 
 def report(out: Path, data: Path, folds: list[tuple[list[str], list[str]]]) -> None:
     """Write metrics.json and report.html over the folds, and print the tables."""
+    wells = load_wells(data)
     for name in ("descriptions", "descriptions_blank"):
         parts = []
         for number, (_, asking) in enumerate(folds):
             said = pd.read_parquet(out / f"fold_{number}" / f"{name}.parquet")
-            wells = load_wells(data)
             keys = wells[wells["Metadata_broad_sample"].isin(asking)]
             keys = keys[["Metadata_Plate", "Metadata_Well"]].set_axis(["plate", "well"], axis=1)
             parts.append(said.merge(keys))

@@ -197,7 +197,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         channel_features: torch.Tensor | None = None,
         control_features: torch.Tensor | None = None,
         channel_mask: torch.Tensor | None = None,
-    ) -> "WellTokens":
+    ) -> WellTokens:
         """Turn wells into tokens.
 
         Parameters

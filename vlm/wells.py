@@ -248,7 +248,9 @@ def _features_key(
     model: CellPaintingVlmForConditionalGeneration, processor: CellPaintingProcessor
 ) -> str:
     digest = hashlib.sha256(repr(sorted(processor.image_processor.to_dict().items())).encode())
-    for name, tensor in model.model.vision_tower.backbone.state_dict().items():
+    backbone = model.model.vision_tower.backbone
+    digest.update(repr(list(backbone.channels)).encode())  # the stages taken; weights do not say
+    for name, tensor in backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()
