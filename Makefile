@@ -42,4 +42,4 @@ test: lint  ## Check style and types, run all tests (at most 20 minutes on 2 cor
 
 lock: env  ## Write requirements.lock anew from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --python-version 3.11 \
-		--extra dev --extra harmony --extra h5ad pyproject.toml -o requirements.lock
+		--all-extras pyproject.toml -o requirements.lock
