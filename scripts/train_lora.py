@@ -20,13 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from _cli import parse_config, run_main
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from transformers import set_seed
 from trl import SFTConfig
 
-from captions.descriptions import subject
+from captions.descriptions import CHANGES, subject
 from captions.facts import EFFECT_COLUMNS, FACT_SLOTS
+from captions.lessons import draw_lessons
 from contrastive.trainer import AlignConfig, align
 from data.errors import InputError
 from data.files import atomic_path
@@ -34,6 +36,7 @@ from data.store import load_manifest, load_wells
 from vlm.adapters import (
     ALIGN,
     DESCRIBE,
+    Vlm,
     add_adapter,
     bare,
     load_model,
@@ -41,14 +44,19 @@ from vlm.adapters import (
     save_adapter,
     save_base,
 )
-from vlm.instruct import train_describe
+from vlm.instruct import rows_of_wells, train_describe, well_readouts, well_tokens
 from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
-from vlm.wells import fit_reference, open_wells
+from vlm.soft_words import begin_with_words
+from vlm.wells import WellBank, fit_reference, open_wells
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBJECTS = list(dict.fromkeys(subject(slot) for slot in FACT_SLOTS))
 READOUT_GROUPS = [SUBJECTS.index(subject(slot)) for slot in FACT_SLOTS]
 """A token for each subject that descriptions speak about: what it says is in one place."""
+CHANGES_OF_SLOTS = [
+    (CHANGES[slot.property, "increased"], CHANGES[slot.property, "decreased"])
+    for slot in FACT_SLOTS
+]
 KEY = ["Metadata_Plate", "Metadata_Well"]
 DEFAULT_CONFIG = ROOT / "configs" / "quickstart.yaml"
 
@@ -75,6 +83,9 @@ class TrainConfig:
     )
     image_size: int = field(default=128, metadata={"help": "side of the fields the backbone sees"})
     hidden_size: int = field(default=192, metadata={"help": "width of the tower's tokens"})
+    lessons: int = field(
+        default=4000, metadata={"help": "drawn readouts that phase describe learns to put in words"}
+    )
     num_latents: int = field(
         default=4, metadata={"help": "queries of the cross-channel transformer"}
     )
@@ -168,19 +179,46 @@ def run_describe(config: TrainConfig, describe_config: SFTConfig) -> None:
     folder = Path(config.out) / "model"
     model, processor = load_model(folder)
     bank = open_wells(config.data, bare(model), processor).query(config.train_query)
-    dialogues = pd.read_parquet(captions_file(config.data, "dialogues")).merge(bank.wells[KEY])
+    tokens, dialogues = describe_examples(config, describe_config.seed, model, bank)
+    begin_with_words(bare(model), processor.tokenizer, SUBJECTS, CHANGES_OF_SLOTS)
     model = add_adapter(model, DESCRIBE, _lora(config, projector=True))
     describe_config.output_dir = str(describe_checkpoints(config.out))
     train_describe(
         model,
         processor,
-        bank,
+        tokens,
         dialogues,
         describe_config,
     )
     if describe_config.process_index == 0:
         save_adapter(model, DESCRIBE, folder)
         shutil.rmtree(describe_checkpoints(config.out))  # a new model must not go on from these
+
+
+def describe_examples(
+    config: TrainConfig, seed: int, model: Vlm, bank: WellBank
+) -> tuple[torch.Tensor, pd.DataFrame]:
+    """Collect what phase describe learns from: dialogues about training wells, drawn lessons.
+
+    Returns
+    -------
+    tokens : (n_wells + lessons, T, D) float Tensor
+    dialogues : DataFrame
+        well (row of `tokens`), question, answer.
+    """
+    tokens = well_tokens(model, bank)
+    measured = pd.read_parquet(captions_file(config.data, "dialogues")).merge(bank.wells[KEY])
+    channels = load_manifest(config.data).channels
+    imaged = [
+        [stain for stain, is_there in zip(channels, mask, strict=True) if is_there]
+        for mask in bank.channel_mask
+    ]
+    lessons, readouts = draw_lessons(well_readouts(model, bank), imaged, config.lessons, seed)
+    tower = bare(model).model.vision_tower
+    drawn = tower.with_readout(tokens[lessons["well"]], torch.from_numpy(readouts))
+    lessons["well"] = np.arange(len(lessons)) + len(tokens)
+    examples = [rows_of_wells(measured, bank.wells), lessons]
+    return torch.cat([tokens, drawn]), pd.concat(examples, ignore_index=True)
 
 
 def describe_checkpoints(out: str) -> Path:
