@@ -70,6 +70,7 @@ or cell lines far from the training data; claims about a target without an exper
 |---|---|---|---|---|
 {% for row in rows %}| {{ row | join(" | ") }} |
 {% endfor %}
+
 Command: `{{ command }}`
 {% else %}
 Not measured yet: `python scripts/report_run.py` adds them.
@@ -80,6 +81,7 @@ Not measured yet: `python scripts/report_run.py` adds them.
 |---|---|---|
 {% for part in parts %}| {{ part | join(" | ") }} |
 {% endfor %}
+
 What "unknown" stands for has to be looked up before this model is passed on.
 
 ## Training

@@ -142,12 +142,13 @@ def main() -> None:
     out, tracked = Path(config.out), Path(config.out) / "tensorboard"
     accelerator = Accelerator(
         cpu=sft.use_cpu,
+        mixed_precision=sft.mixed_precision,  # bf16 of the YAML, or accelerate's
         kwargs_handlers=[ddp],
         log_with=[name for name in sft.report_to if name in LOGGER_TYPE_TO_CLASS],
         project_dir=tracked,
     )
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(tracked / DESCRIBE))  # for the Trainer
-    if lora.quantized and not sft.bf16:
+    if lora.quantized and sft.mixed_precision != "bf16":
         raise InputError(f"base_precision {lora.base_precision} computes in bf16: set bf16: true")
     phases = [
         phase
@@ -193,7 +194,7 @@ def plan(
         batch=sft.per_device_train_batch_size,
         length=sft.max_length or 1024,
         checkpointing=sft.gradient_checkpointing,
-        bf16=bool(sft.bf16),
+        bf16=sft.mixed_precision == "bf16",
         small_optimizer="8bit" in str(sft.optim),
     )
     return plan_text(model, lora, align_config, step)

@@ -50,7 +50,8 @@ class Hub(BaseHTTPRequestHandler):
             ]
             return self.answer({"transfer": "basic", "objects": objects})
         assert "/commit/" in path, path
-        files = self.repositories["/".join(path.split("/")[3:5])]["files"]
+        name = "/".join(path.split("/")[3:5])
+        files = self.repositories[name]["files"]
         for line in body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
@@ -58,7 +59,8 @@ class Hub(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.blobs[value["oid"]]
-        return self.answer({"commitUrl": f"{self.home}/commit/{COMMIT}", "commitOid": COMMIT})
+        url = f"{self.home}/{name}/commit/{COMMIT}"
+        return self.answer({"commitUrl": url, "commitOid": COMMIT})
 
     def do_PUT(self) -> None:
         """Take a large file."""

@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import tiny_bank, tiny_model
-from torch import nn
 
 from data.errors import InputError
 from vlm.adapters import (
@@ -115,7 +115,7 @@ def test_of_a_quantised_model_only_the_language_model_is(base, precision):
     small = {
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and type(module) is not nn.Linear
+        if isinstance(module, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt)
     }
     assert len(small) == 2 * 7  # of both layers: q, k, v, o, gate, up, down
     assert all(name.startswith("model.language_model.layers.") for name in small)
@@ -131,7 +131,7 @@ def test_what_a_quantised_model_learnt_goes_into_the_base_as_it_was(base, tmp_pa
     folder = Path(shutil.copytree(base, tmp_path / "model"))
     before = answer_logits(*load_model(folder))
     model, processor = adapted(folder, settings(base_precision=precision))
-    learn(model, processor, bf16=True)
+    learn(model, processor, steps=10, bf16=True)
     said = answer_logits(model, processor)
     save_adapter(model, DESCRIBE, folder)
     whole = answer_logits(*load_model(folder))  # the adapter on the unquantised base
@@ -144,7 +144,9 @@ def test_what_a_quantised_model_learnt_goes_into_the_base_as_it_was(base, tmp_pa
     assert (said - whole).norm() < 0.5 * (whole - before).norm()
 
 
-def test_layers_of_the_tower_learn_through_lora_and_end_in_the_base(base, tmp_path):
+def test_layers_of_the_tower_learn_through_lora_and_end_in_the_base(base, tmp_path, monkeypatch):
+    # Outside of training torch fuses a transformer's layer, past LoRA: until it is merged.
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)
     model, processor = adapted(base, settings(lora_target_modules=TOWER), ALIGN)
     paths = [path for path, _ in lora_layers(model, ALIGN)]
     assert sum("vision_tower" in path for path in paths) == 2

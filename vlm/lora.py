@@ -1,5 +1,6 @@
 """LoRA's settings, the adapters made from them, and the frozen base that they sit on."""
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -178,10 +179,11 @@ def settle_pissa(
             settled[key] = torch.cat([state[key], start[key]], dim=0)  # (2r, in)
         elif "lora_B" in key:
             settled[key] = torch.cat([state[key], -start[key]], dim=1)  # (out, 2r)
-    values = config.to_dict()
-    grown = math.sqrt(2) if config.use_rslora else 2  # keeps the scale
-    values |= {"r": 2 * config.r, "lora_alpha": grown * config.lora_alpha}
-    return settled, LoraConfig(**values | {"init_lora_weights": True})
+    config = copy.deepcopy(config)
+    config.r *= 2
+    config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2  # keeps the scale
+    config.init_lora_weights = True
+    return settled, config
 
 
 def unquantized_modules(model: nn.Module) -> list[str]:
