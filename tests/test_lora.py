@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tiny import tiny_bank, tiny_model
 
 from data.errors import InputError
+from vlm import CellPaintingVlmForConditionalGeneration
 from vlm.adapters import (
     ALIGN,
     DESCRIBE,
@@ -34,7 +35,10 @@ TOWER = r".*(language_model.*\.(q|v)_proj|vision_tower\.fusion.*\.linear\d)"
 def base(tmp_path_factory) -> Path:
     """A saved base, as phase describe finds it."""
     folder = tmp_path_factory.mktemp("base") / "model"
-    save_base(*tiny_model(), folder)
+    model, processor = tiny_model()
+    text = model.config.text_config  # bitsandbytes quantises 64 weights together
+    text.hidden_size, text.intermediate_size, text.head_dim = 64, 128, 32
+    save_base(CellPaintingVlmForConditionalGeneration(model.config), processor, folder)
     return folder
 
 
