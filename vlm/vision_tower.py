@@ -316,7 +316,7 @@ class CellPaintingVisionTower(PreTrainedModel):
 
 
 def _is_loaded(parameter: torch.Tensor) -> bool:
-    """Whether a checkpoint has set it: transformers' initialisers look, plain assignments do not."""
+    """Whether a checkpoint has set it: initialisers look at this, plain assignments do not."""
     return getattr(parameter, "_is_hf_initialized", False)
 
 
