@@ -201,10 +201,10 @@ def train_tower_and_heads(model: PeftModel) -> None:
     vlm = bare(model)
     for module in (vlm.model.vision_tower, vlm.well_projection, vlm.text_projection):
         module.requires_grad_(True)
-    vlm.model.vision_tower.backbone.requires_grad_(False)
     for name, parameter in vlm.model.vision_tower.named_parameters():
-        if ".base_layer." in name:  # learns through LoRA
-            parameter.requires_grad_(False)
+        through_lora = ".base_layer." in name  # LoRA learns in its place
+        frozen = name.startswith("backbone.") and "lora_" not in name
+        parameter.requires_grad_(not (through_lora or frozen))
 
 
 def _optimizer(groups: list[dict], name: str) -> torch.optim.Optimizer:
