@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -50,8 +51,8 @@ def steps(folder: Path) -> list[str]:
 
 
 def line(printed: str, start: str) -> str:
-    """The one line that starts so; progress bars are in the way."""
-    found = [line for line in printed.replace("\r", "\n").splitlines() if line.startswith(start)]
+    """The one line that starts so, or goes on so behind a progress bar."""
+    found = re.findall(rf"{start}[^\r\n]*", printed)
     assert len(found) == 1, printed[-3000:]
     return found[0]
 
