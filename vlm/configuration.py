@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, LlavaConfig, PreTrainedConfig
 
-from data.channels import CHANNELS
+from data.channels import CHANNELS, stain_index
 
 
 class CellPaintingVisionConfig(PreTrainedConfig):
@@ -13,7 +13,12 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     Parameters
     ----------
     backbone_config : dict or PreTrainedConfig
-        Any `AutoBackbone` configuration with one input channel; it is run on each stain by itself.
+        A backbone's (see `vlm.backbone`), with one input channel or, inflated, with all of them.
+    backbone_layers : sequence of int, optional
+        Hidden states that are taken, of a backbone that is no `AutoBackbone`.
+    stem : str
+        "shared": every channel goes through the backbone by itself. "inflated": all channels
+        together, through a stem that takes them all; then none may be missing.
     channels : sequence of str
         Stains that the tower expects, in this order; names from `data.channels.STAINS`.
     hidden_size : int
@@ -33,6 +38,8 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     sub_configs: ClassVar = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None
+    backbone_layers: list[int] | tuple[int, ...] | None = None
+    stem: str = "shared"
     channels: tuple[str, ...] | list[str] = CHANNELS
     hidden_size: int = 192
     readout_groups: tuple[int, ...] | list[int] = (0,)
@@ -52,9 +59,14 @@ class CellPaintingVisionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def streams(self) -> list[int]:
+        """Rows of the tower's tables of stains: one a channel; an inflated stem has a single one."""
+        return [0] if self.stem == "inflated" else [stain_index(name) for name in self.channels]
+
+    @property
     def num_tokens(self) -> int:
-        """Tokens a well: its change, one a group of readouts, one a channel."""
-        return 1 + max(self.readout_groups) + 1 + len(self.channels)
+        """Tokens a well: its change, one a group of readouts, one a channel (or one for all)."""
+        return 1 + max(self.readout_groups) + 1 + len(self.streams)
 
 
 class CellPaintingVlmConfig(LlavaConfig):

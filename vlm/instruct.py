@@ -195,13 +195,11 @@ def encode_dialogues(
         When a dialogue is too long.
     """
     tokenizer = processor.tokenizer
-    well_text = processor.image_token * processor.image_seq_length
-    end = "<|im_end|>"
+    end = processor.end_of_answer
     examples = []
     for number, dialogue in enumerate(dialogues.to_dict("records")):
-        question = processor.ask(dialogue["question"]).replace(processor.image_token, well_text)
-        asked = tokenizer(question)["input_ids"]
-        answer = tokenizer(dialogue["answer"] + end)["input_ids"]
+        asked = processor(text=processor.ask(dialogue["question"]))["input_ids"][0].tolist()
+        answer = tokenizer(dialogue["answer"] + end, add_special_tokens=False)["input_ids"]
         length = len(asked) + len(answer)
         if max_length is not None and length > max_length:
             raise InputError(

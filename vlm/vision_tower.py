@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoBackbone, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from data.channels import STAINS, stain_index
+from data.channels import STAINS
+from vlm.backbone import feature_maps, map_widths, new_backbone
 from vlm.configuration import CellPaintingVisionConfig
 
 MAX_DEVIATION = 10.0  # a z beyond this says "far off"; how far is noise
@@ -53,8 +54,9 @@ class CellPaintingVisionTower(PreTrainedModel):
 
     def __init__(self, config: CellPaintingVisionConfig):
         super().__init__(config)
-        self.backbone = AutoBackbone.from_config(config.backbone_config)
-        feature_size = 2 * sum(self.backbone.channels)  # each feature map, over two compartments
+        self.backbone = new_backbone(config.backbone_config)
+        # Each feature map, over two compartments.
+        feature_size = 2 * sum(map_widths(self.backbone, config.backbone_layers))
         D, K = config.hidden_size, len(config.readout_groups)
 
         # What control wells look like, per stain: set by `fit_reference`, used where a plate has
@@ -66,7 +68,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         )
         self.register_buffer(
             "stain_ids",
-            torch.tensor([stain_index(name) for name in config.channels]),
+            torch.tensor(config.streams),
             persistent=False,
         )
 
@@ -124,11 +126,10 @@ class CellPaintingVisionTower(PreTrainedModel):
                 self.linear_maps[..., self.config.hidden_size :] = 0.0
             nn.init.zeros_(self.reference_center)
             nn.init.ones_(self.reference_scale)
-            ids = [stain_index(name) for name in self.config.channels]
-            self.stain_ids.copy_(torch.tensor(ids))
+            self.stain_ids.copy_(torch.tensor(self.config.streams))
 
     def encode_channels(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Run the shared backbone on every channel by itself.
+        """Run the backbone: on every channel by itself, or on all together (`config.stem`).
 
         Parameters
         ----------
@@ -137,22 +138,24 @@ class CellPaintingVisionTower(PreTrainedModel):
 
         Returns
         -------
-        (B, S, C, F) float
+        (B, S, C, F) float; (B, S, 1, F) with an inflated stem
             Each of the backbone's feature maps averaged over nuclei, then over cytoplasm. An
             average over the whole field mostly counts cells; this looks at them. Shallow maps
             are kept: they say how bright and how grainy a stain is.
         """
         B, S, C, H, W = pixel_values.shape
-        maps = self.backbone(pixel_values.reshape(B * S * C, 1, H, W)).feature_maps
+        together = C if self.config.stem == "inflated" else 1  # channels the backbone sees at once
+        planes = pixel_values.reshape(B * S * C // together, together, H, W)
+        maps = feature_maps(self.backbone, planes, self.config.backbone_layers)
         nuclei, cytoplasm = self.compartments(pixel_values.flatten(0, 1))  # (B*S, 1, H, W) each
         pooled = []
         for weight in (nuclei, cytoplasm):
             for feature_map in maps:  # (B*S*C, c, h, w)
-                values = feature_map.unflatten(0, (B * S, C)).flatten(3)  # (B*S, C, c, h*w)
+                values = feature_map.unflatten(0, (B * S, -1)).flatten(3)  # (B*S, C, c, h*w)
                 share = F.adaptive_avg_pool2d(weight, feature_map.shape[-2:]).flatten(2)
                 share = share / share.sum(dim=2, keepdim=True).clamp_min(1e-6)  # (B*S, 1, h*w)
                 pooled.append(torch.einsum("ncfp,nkp->ncf", values, share))
-        return torch.cat(pooled, dim=2).reshape(B, S, C, -1)
+        return torch.cat(pooled, dim=2).unflatten(0, (B, S))
 
     def compartments(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tell, softly, where nuclei and cytoplasm are.
@@ -238,7 +241,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         B, S, C, _ = channel_features.shape
         if len(self.stain_ids) != C:
             raise ValueError(f"the tower expects the channels {self.config.channels}, found {C}")
-        if channel_mask is None:
+        if channel_mask is None or self.config.stem == "inflated":
             channel_mask = channel_features.new_ones(B, C, dtype=torch.bool)
 
         z = self.standardize(channel_features, control_features)  # (B, S, C, F)

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
+from transformers.backbone_utils import BackboneConfigMixin
 
 from data.errors import InputError
 from data.files import atomic_path
 from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
 from vlm.adapters import bare
+from vlm.backbone import map_widths
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.processing import CellPaintingProcessor
 
@@ -222,7 +224,8 @@ def encode_sites(
     (N, C, F) float32 array
     """
     tower = model.model.vision_tower.eval()
-    tower.backbone.to(memory_format=torch.channels_last)
+    if isinstance(tower.backbone.config, BackboneConfigMixin):  # convolutions run faster so
+        tower.backbone.to(memory_format=torch.channels_last)
     device = next(tower.parameters()).device
 
     def encode(start: int) -> np.ndarray:
@@ -248,8 +251,10 @@ def _features_key(
     model: CellPaintingVlmForConditionalGeneration, processor: CellPaintingProcessor
 ) -> str:
     digest = hashlib.sha256(repr(sorted(processor.image_processor.to_dict().items())).encode())
-    backbone = model.model.vision_tower.backbone
-    digest.update(repr(list(backbone.channels)).encode())  # the stages taken; weights do not say
+    config, backbone = model.config.vision_config, model.model.vision_tower.backbone
+    # Which maps are taken, weights do not say.
+    taken = (config.stem, config.backbone_layers, map_widths(backbone, config.backbone_layers))
+    digest.update(repr(taken).encode())
     for name, tensor in backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.float().cpu().numpy().tobytes())
