@@ -8,6 +8,7 @@ from torch import nn
 
 from contrastive.losses import clip_loss, effect_loss, same_label_loss, siglip_loss
 from vlm.adapters import bare
+from vlm.pixels import encode_batch
 
 
 class AlignModel(nn.Module):
@@ -59,7 +60,7 @@ class AlignModel(nn.Module):
         Parameters
         ----------
         wells : dict of Tensor
-            The tower's inputs for N wells; the first 2R belong to R reagents, two each.
+            A bank's batch of N wells; the first 2R belong to R reagents, two each.
         labels : (N,) int
             Shared targets.
         effects : (N, K) float
@@ -73,7 +74,8 @@ class AlignModel(nn.Module):
             `loss` and its parts.
         """
         vlm = bare(self.vlm)
-        tower = vlm.model.vision_tower(**wells)
+        tower = vlm.model.vision_tower
+        tower = tower(**encode_batch(tower, wells))
         embedded = nn.functional.normalize(vlm.well_projection(tower.pooler_output).float(), dim=-1)
         prompted = None if prompts is None else vlm.embed_prompts(**prompts).float()
         # Cosines over a small temperature need more digits than bf16 has.

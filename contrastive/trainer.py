@@ -59,6 +59,13 @@ class AlignConfig:
     align_optimizer: str = field(
         default="adamw", metadata={"help": "adamw, or adamw_8bit (bitsandbytes)"}
     )
+    align_sites_per_well: int = field(
+        default=1,
+        metadata={"help": "sites of a well in a step, where LoRA sits in the tower's backbone"},
+    )
+    align_controls_per_plate: int = field(
+        default=4, metadata={"help": "likewise, control sites of each plate"}
+    )
     align_save_steps: int = field(default=200, metadata={"help": "steps between checkpoints"})
 
     def __post_init__(self) -> None:
@@ -90,7 +97,7 @@ def align(
     tokenizer
         The language model's.
     bank : WellBank
-        Training wells only.
+        Training wells only; a `PixelBank` where the adapter sits in the tower's backbone too.
     prompts : Series of str
         By reagent (Metadata_broad_sample).
     effects : (n_wells, K) float32 array

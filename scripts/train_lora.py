@@ -50,6 +50,7 @@ from vlm.adapters import (
 from vlm.instruct import rows_of_wells, train_describe, well_readouts, well_tokens
 from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
 from vlm.plan import Step, model_config
+from vlm.pixels import backbone_learns, with_pixels
 from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
 from vlm.runs import forget_unfinished, recorded_seconds, start_run
 from vlm.soft_words import begin_with_words
@@ -94,10 +95,22 @@ class TrainConfig:
         metadata={"help": "pandas query on wells: those that training sees, in both phases"},
     )
     language_model: str = field(
-        default=PACKAGED_LANGUAGE_MODEL, metadata={"help": "packaged:NAME, a folder or a hub id"}
+        default=PACKAGED_LANGUAGE_MODEL,
+        metadata={"help": "a language model or a VLM: packaged:NAME, a folder or a hub id"},
     )
     backbone: str = field(
-        default=PACKAGED_BACKBONE, metadata={"help": "packaged:NAME or a timm model name"}
+        default=PACKAGED_BACKBONE,
+        metadata={
+            "help": "base (the VLM's own vision tower), packaged:NAME, a timm model, a folder or "
+            "a hub id"
+        },
+    )
+    backbone_layers: list[int] | None = field(
+        default=None, metadata={"help": "its feature maps; three of them by default"}
+    )
+    stem: str = field(
+        default="shared",
+        metadata={"help": "shared: it sees every channel by itself; inflated: all together"},
     )
     num_text_layers: int | None = field(
         default=None, metadata={"help": "keep only the first layers of the language model"}
@@ -121,6 +134,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.phase not in ("align", "describe", "both"):
             raise InputError(f"phase is {self.phase!r}; expected align, describe or both")
+        if self.stem not in ("shared", "inflated"):
+            raise InputError(f"stem is {self.stem!r}; expected shared or inflated")
 
 
 def main() -> None:
@@ -224,6 +239,17 @@ def run_align(
         model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     set_seed(sft.seed)  # whether or not the base was made just now
     peft_model = add_adapter(model, ALIGN, lora_config(lora, describe=False))
+    if backbone_learns(model):
+        bank = with_pixels(
+            bank,
+            config.data,
+            processor,
+            align_config.align_sites_per_well,
+            align_config.align_controls_per_plate,
+        )
+        if sft.gradient_checkpointing:
+            backbone = model.model.vision_tower.backbone
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
     start = adapter_state(peft_model, ALIGN) if lora.pissa else None
     accelerator.init_trackers(ALIGN)
     state = align(
@@ -252,6 +278,8 @@ def write_base(config: TrainConfig, accelerator: Accelerator, folder: Path) -> N
         tuple(load_manifest(config.data).channels),
         config.num_text_layers,
         config.image_size,
+        config.stem,
+        config.backbone_layers,
         hidden_size=config.hidden_size,
         readout_groups=READOUT_GROUPS,
         num_latents=config.num_latents,

@@ -107,9 +107,7 @@ def save_tiny_llava(folder: Path) -> None:
         text_config=LlamaConfig(**TEXT, vocab_size=len(tokenizer) + 6),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    processor = LlavaProcessor(
-        CLIPImageProcessor(), tokenizer, patch_size=14, chat_template=VICUNA
-    )
+    processor = LlavaProcessor(CLIPImageProcessor(), tokenizer, patch_size=14, chat_template=VICUNA)
     _save(LlavaForConditionalGeneration(config), processor, folder)
 
 
@@ -150,7 +148,9 @@ def save_tiny_smolvlm(folder: Path) -> None:
     processor = SmolVLMProcessor(
         SmolVLMImageProcessor(),
         tokenizer,
-        SmolVLMVideoProcessor(size={"longest_edge": 56}, video_sampling={"fps": 1, "max_frames": 2}),
+        SmolVLMVideoProcessor(
+            size={"longest_edge": 56}, video_sampling={"fps": 1, "max_frames": 2}
+        ),
         chat_template=IDEFICS,
     )
     _save(SmolVLMForConditionalGeneration(config), processor, folder)

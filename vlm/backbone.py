@@ -126,9 +126,8 @@ def inflate_stem(backbone: PreTrainedModel, num_channels: int) -> PreTrainedMode
     ----------
     backbone : PreTrainedModel
     num_channels : int
-        With 1, a grey plane gives what the three equal colours gave. With more, the weights of
-        the colours are repeated and scaled, so that equal planes give what grey gave
-        (`timm.models.adapt_input_conv`).
+        With 1, a grey plane gives what three equal colours gave. With more, the weights of the
+        colours are repeated, and scaled by 3 / num_channels (`timm.models.adapt_input_conv`).
 
     Returns
     -------

@@ -115,7 +115,7 @@ def add_adapter(model: Vlm, name: str, config: LoraConfig) -> PeftModel:
     Raises
     ------
     InputError
-        When no module matches the adapter's target modules, or one of the frozen backbone does.
+        When no module matches the adapter's target modules.
     """
     try:
         if isinstance(model, PeftModel):
@@ -128,12 +128,6 @@ def add_adapter(model: Vlm, name: str, config: LoraConfig) -> PeftModel:
         raise InputError(
             f"lora_target_modules {config.target_modules!r} matches no module of the model"
         ) from error
-    for module, _ in lora_layers(model, name):
-        if "vision_tower.backbone" in module:
-            raise InputError(
-                f"lora_target_modules {config.target_modules!r} matches {module}: the backbone is "
-                "frozen and its features are computed once; leave it out"
-            )
     model.set_adapter(name)
     return model
 

@@ -148,6 +148,13 @@ def open_wells(
         )
     wells = load_wells(folder).reset_index(drop=True)
     plates = list(manifest.plates)
+    present = np.array([manifest.plates[plate]["channels_present"] for plate in plates])
+    if model.config.vision_config.stem == "inflated" and not present.all():
+        row, column = np.argwhere(~present)[0]
+        raise InputError(
+            f"{folder}: plate {plates[row]} has no {expected[column]}; an inflated stem needs every "
+            "channel: train with stem: shared"
+        )
     maker = _features_key(model, processor)
     features, tables = [], []
     for plate in tqdm(plates, desc="backbone features", unit="plate", disable=None):
@@ -161,9 +168,8 @@ def open_wells(
         features.append(np.load(path))
         tables.append(site_table(sites)[["Metadata_Plate", "Metadata_Well"]])
     site_features = np.concatenate(features)
-    sites_of = _group_sites(pd.concat(tables, ignore_index=True), wells)
+    sites_of = group_sites(pd.concat(tables, ignore_index=True), wells)
     plate_of = wells["Metadata_Plate"].map({plate: i for i, plate in enumerate(plates)}).to_numpy()
-    present = np.array([manifest.plates[plate]["channels_present"] for plate in plates])
 
     control_median = None
     if manifest.reference == "same-plate controls":
@@ -261,7 +267,8 @@ def _features_key(
     return digest.hexdigest()
 
 
-def _group_sites(sites: pd.DataFrame, wells: pd.DataFrame) -> list[np.ndarray]:
+def group_sites(sites: pd.DataFrame, wells: pd.DataFrame) -> list[np.ndarray]:
+    """Rows of the sites that belong to each well, found by plate and position."""
     keys = ["Metadata_Plate", "Metadata_Well"]
     groups = sites.groupby(keys).indices
     return [np.asarray(groups[key]) for key in wells[keys].itertuples(index=False, name=None)]
