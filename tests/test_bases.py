@@ -107,7 +107,7 @@ def test_the_language_model_and_its_words_are_taken_out(kind, folder_of):
     assert model.generation_config.eos_token_id == end
     found = processor(text=asked)["input_ids"]
     assert (found == model.config.image_token_id).sum() == processor.image_seq_length
-    assert (found == processor.tokenizer.bos_token_id).sum() <= 1
+    assert found[0].tolist().count(processor.tokenizer.bos_token_id) <= 1
     tied = model.lm_head.weight is model.model.language_model.embed_tokens.weight
     assert tied == (kind in ("smolvlm", "qwen3_vl"))
 
@@ -255,7 +255,7 @@ def test_an_inflated_stem_sees_all_channels_and_needs_them(folder_of, tmp_path):
     kept = [line for line in channels if not line.startswith("ch1\t")]
     (raw / "channels.tsv").write_text("\n".join(kept) + "\n")
     write_tiny_store(raw, tmp_path / "without", measure=False)
-    with pytest.raises(InputError, match="plate P1 has no Mito; .* stem: shared"):
+    with pytest.raises(InputError, match=r"plate P1 has no Mito; .* stem: shared"):
         open_wells(tmp_path / "without", model, processor)
 
 
@@ -340,14 +340,14 @@ def test_what_does_not_fit_is_named(folder_of, tmp_path):
         new_model(folder_of("llava"), "llava", image_size=60)
     with pytest.raises(InputError, match="needs a multiple of 28"):
         new_model(folder_of("qwen2_5_vl"), "qwen2_5_vl", image_size=42)
-    with pytest.raises(InputError, match="num_text_layers is 4; .* has only 3 layers"):
+    with pytest.raises(InputError, match=r"num_text_layers is 4; .* has only 3 layers"):
         new_model(folder_of("qwen3_vl"), "qwen3_vl", num_text_layers=4)
     language = save_tiny_language_model(tmp_path / "language")
     with pytest.raises(InputError, match="LlamaForCausalLM has no vision encoder"):
         new_model(language, "llava")
-    with pytest.raises(InputError, match="language_model '.*nowhere'"):
+    with pytest.raises(InputError, match=r"language_model '.*nowhere'"):
         build_model(str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="backbone '.*nowhere'"):
+    with pytest.raises(InputError, match=r"backbone '.*nowhere'"):
         load_backbone(str(tmp_path / "nowhere"))
     shutil.copytree(folder_of("llava"), tmp_path / "mute")
     (tmp_path / "mute" / "chat_template.jinja").unlink()

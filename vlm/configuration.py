@@ -60,7 +60,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
 
     @property
     def streams(self) -> list[int]:
-        """Rows of the tower's tables of stains: one a channel; an inflated stem has a single one."""
+        """Rows of the tower's tables of stains: one a channel; a single one of an inflated stem."""
         return [0] if self.stem == "inflated" else [stain_index(name) for name in self.channels]
 
     @property

@@ -31,7 +31,8 @@ CHATML_TEMPLATE = _CONTENT + (
 PLAIN_TEMPLATE = _CONTENT + (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
-    "{{ 'ASSISTANT: ' }}{% generation %}{{ say(message['content']) + eos_token }}{% endgeneration %}"
+    "{{ 'ASSISTANT: ' }}"
+    "{% generation %}{{ say(message['content']) + eos_token }}{% endgeneration %}"
     "{% else %}{{ message['role'].upper() + ': ' + say(message['content']) + ' ' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
@@ -77,7 +78,8 @@ class CellPaintingImageProcessor(BaseImageProcessor):
         Parameters
         ----------
         images : sequence of (S, C, H, W) uint16
-            One array a well, all with the same number of sites and channels.
+            One array a well, all with the same number of sites and channels; or, as TRL's
+            collator gives them, a list of one array a dialogue.
 
         Returns
         -------
@@ -89,6 +91,8 @@ class CellPaintingImageProcessor(BaseImageProcessor):
         ValueError
             When an array is not four-dimensional.
         """
+        if isinstance(images[0], list):
+            images = [image for dialogue in images for image in dialogue]
         for i, image in enumerate(images):
             if np.ndim(image) != 4:
                 raise ValueError(

@@ -152,8 +152,8 @@ def open_wells(
     if model.config.vision_config.stem == "inflated" and not present.all():
         row, column = np.argwhere(~present)[0]
         raise InputError(
-            f"{folder}: plate {plates[row]} has no {expected[column]}; an inflated stem needs every "
-            "channel: train with stem: shared"
+            f"{folder}: plate {plates[row]} has no {expected[column]}; an inflated stem needs "
+            "every channel: train with stem: shared"
         )
     maker = _features_key(model, processor)
     features, tables = [], []

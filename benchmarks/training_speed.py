@@ -1,0 +1,246 @@
+"""How fast both phases train, against the plain way: every step through the vision tower.
+
+    python benchmarks/training_speed.py
+    python benchmarks/training_speed.py --language_model FOLDER --backbone base --device cuda
+
+Same base, same wells, same dialogues, same optimizer steps, frozen backbone. "plain" is, for phase
+describe, TRL's own SFTTrainer with its DataCollatorForVisionLanguageModeling: pixels go through
+processor and tower in every step. For phase align it is our loop without kept features: pixels of
+all sites of a batch's wells and of their plates' controls go through the backbone. Each
+measurement runs in a process of its own; the cost of what is kept (the backbone's features and
+the tower's tokens, once a training) is told apart.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from contrastive.trainer import AlignConfig, align
+from data.store import load_sites, read_pixels
+from vlm.adapters import ALIGN, DESCRIBE, add_adapter, bare, load_model, lora_config, save_base
+from vlm.instruct import DescribeTrainer, encode_dialogues, train_describe
+from vlm.pixels import with_pixels
+from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
+from vlm.processing import CellPaintingProcessor
+from vlm.wells import WellBank, fit_reference, open_wells
+
+# The tests' small plates serve here too; tests/ is no package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from helpers import write_tiff_plate, write_tiny_store
+
+QUESTION = "What changed in this well, compared with the controls of its plate?"
+ANSWERS = (
+    "No significant change from controls.",
+    "Nuclei: clearly larger, less round. Mito: dimmer, more granular. Cell count: lower.",
+    "ER: strongly brighter. RNA: more granular, clearly brighter. AGP: dimmer.",
+)
+SITES = 4
+
+
+def main() -> None:
+    """Measure all four, print the ratios."""
+    options = parse()
+    if options.measure:
+        print(json.dumps(measure(options)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_inputs(options, folder)
+        found = {}
+        for phase in ("describe", "align"):
+            for way in ("plain", "ours"):
+                command = [sys.executable, __file__, *sys.argv[1:], "--folder", scratch]
+                done = subprocess.run(
+                    [*command, "--measure", f"{phase}-{way}"], stdout=subprocess.PIPE, check=True
+                )
+                found[phase, way] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{'':16}{'s a step':>10}{'tokens/s':>10}{'wells/s':>10}{'peak GB':>10}{'once, s':>10}")
+    for (phase, way), row in found.items():
+        print(
+            f"{phase:9}{way:7}{row['step']:10.3f}{row['tokens'] / row['step']:10.0f}"
+            f"{row['wells'] / row['step']:10.1f}{row['peak']:10.2f}{row['once']:10.1f}"
+        )
+    for phase in ("describe", "align"):
+        ratio = found[phase, "plain"]["step"] / found[phase, "ours"]["step"]
+        print(f"{phase}: {ratio:.1f} times the throughput of the plain way")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--language_model", default=PACKAGED_LANGUAGE_MODEL)
+    parser.add_argument("--backbone", default=PACKAGED_BACKBONE)
+    parser.add_argument("--num_text_layers", type=int, default=8)
+    parser.add_argument("--image_size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_inputs(options: argparse.Namespace, folder: Path) -> None:
+    """Draw two small plates, prepare them, build the model."""
+    torch.manual_seed(0)
+    for barcode in ("P1", "P2"):
+        write_tiff_plate(folder / "raw", barcode, sites=SITES, size=2 * options.image_size)
+    write_tiny_store(folder / "raw", folder / "prepared", size=options.image_size, measure=False)
+    model, processor = build_model(
+        options.language_model,
+        options.backbone,
+        num_text_layers=options.num_text_layers,
+        image_size=options.image_size,
+        readout_groups=list(range(8)),
+    )
+    fit_reference(model, open_wells(folder / "prepared", model, processor))
+    save_base(model, processor, folder / "model")
+    for cached in (folder / "prepared" / "cache").iterdir():
+        cached.unlink()
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Train some steps; return seconds a step (without the first), tokens and wells a step, peak
+    GB, and what is paid once.
+    """
+    phase, way = options.measure.split("-")
+    folder = Path(options.folder)
+    model, processor = load_model(folder / "model")
+    model.to(options.device)
+    started = time.monotonic()
+    bank = open_wells(folder / "prepared", bare(model), processor)
+    once = time.monotonic() - started if way == "ours" else 0.0
+    modules = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+    adapter = lora_config(16, 32, 0.0, modules, projector=phase == "describe")
+    model = add_adapter(model, DESCRIBE if phase == "describe" else ALIGN, adapter)
+    run = measure_describe if phase == "describe" else measure_align
+    row = run(model, processor, bank, way, options)
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**30
+        if options.device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    )
+    return {**row, "peak": peak, "once": once + row["once"]}
+
+
+class Clock(TrainerCallback):
+    """Notes when each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Note it."""
+        self.ends.append(time.monotonic())
+
+
+def measure_describe(
+    model, processor: CellPaintingProcessor, bank: WellBank, way: str, options: argparse.Namespace
+) -> dict[str, float]:
+    """Phase describe: with TRL as it is, or as we train."""
+    dialogues = bank.wells[["Metadata_Plate", "Metadata_Well"]].assign(
+        question=QUESTION, answer=[ANSWERS[row % len(ANSWERS)] for row in range(len(bank))]
+    )
+    encoded = encode_dialogues(dialogues, bank.wells, processor, None)
+    args = SFTConfig(
+        output_dir=str(Path(options.folder) / "describe"),
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch,
+        learning_rate=1e-4,
+        max_length=None,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=options.device == "cpu",
+        bf16=options.device == "cuda",
+        gradient_checkpointing=False,
+        dataloader_drop_last=True,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    clock = Clock()
+    started = time.monotonic()
+    if way == "plain":
+        for name, parameter in model.named_parameters():
+            if "vision_tower" in name or "_projection" in name:
+                parameter.requires_grad_(False)
+        sites = load_sites(Path(options.folder) / "prepared")
+
+        def read(rows: dict[str, list]) -> dict[str, list]:
+            images = [[read_pixels(sites, bank.sites_of[well])] for well in rows["well"]]
+            return {"images": images, "prompt": rows["prompt"], "completion": rows["completion"]}
+
+        table = [
+            {
+                "well": row,
+                "prompt": processor.ask(dialogue["question"]),
+                "completion": dialogue["answer"] + processor.end_of_answer,
+            }
+            for row, dialogue in enumerate(dialogues.to_dict("records"))
+        ]
+        SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(table).with_transform(read),
+            processing_class=processor,
+            callbacks=[clock],
+        ).train()
+    else:
+        # The phase's own function; only the clock is added.
+        init = DescribeTrainer.__init__
+        DescribeTrainer.__init__ = lambda self, **given: init(self, callbacks=[clock], **given)
+        train_describe(model, processor, bank, dialogues, args)
+    step = (clock.ends[-1] - clock.ends[0]) / (len(clock.ends) - 1)
+    before = clock.ends[0] - started - step
+    return {
+        "step": step,
+        "tokens": options.batch * float(np.mean(encoded["length"])),
+        "wells": options.batch,
+        "once": before if way == "ours" else 0.0,
+    }
+
+
+def measure_align(
+    model, processor: CellPaintingProcessor, bank: WellBank, way: str, options: argparse.Namespace
+) -> dict[str, float]:
+    """Phase align, with kept features or with pixels."""
+    if way == "plain":
+        bank = with_pixels(bank, Path(options.folder) / "prepared", processor, SITES, 2 * SITES)
+    names = bank.wells["Metadata_broad_sample"].unique()
+    prompts = pd.Series([f"U2OS cells, 48 h, compound: {name}." for name in names], index=names)
+    groups = len(set(bare(model).config.vision_config.readout_groups))
+    effects = np.zeros((len(bank), groups), np.float32)
+
+    def seconds(steps: int) -> float:
+        settings = AlignConfig(
+            align_steps=steps, align_num_targets=2, align_num_unlabelled=4, align_prompt_every=5
+        )
+        accelerator = Accelerator(cpu=options.device == "cpu")
+        started = time.monotonic()
+        align(
+            model, processor.tokenizer, bank, prompts, effects, settings,
+            Path(options.folder), 0, accelerator,
+        )  # fmt: skip
+        return time.monotonic() - started
+
+    seconds(1)  # warms up
+    few, many = seconds(5), seconds(5 + 5 * options.steps)
+    step = (many - few) / (5 * options.steps)
+    length = float(np.mean([len(processor.tokenizer(text)["input_ids"]) for text in prompts]))
+    return {"step": step, "tokens": 4 * length / 5, "wells": 12, "once": 0.0}
+
+
+if __name__ == "__main__":
+    main()
