@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,12 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from contrastive.trainer import AlignConfig, align
 from data.store import load_sites, read_pixels
 from vlm.adapters import ALIGN, DESCRIBE, add_adapter, bare, load_model, lora_config, save_base
-from vlm.instruct import DescribeTrainer, encode_dialogues, train_describe
+from vlm.instruct import encode_dialogues, train_describe
 from vlm.pixels import with_pixels
 from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
 from vlm.processing import CellPaintingProcessor
@@ -113,9 +113,7 @@ def make_inputs(options: argparse.Namespace, folder: Path) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Train some steps; return seconds a step (without the first), tokens and wells a step, peak
-    GB, and what is paid once.
-    """
+    """Train some steps: seconds, tokens and wells a step, peak GB, seconds that are paid once."""
     phase, way = options.measure.split("-")
     folder = Path(options.folder)
     model, processor = load_model(folder / "model")
@@ -136,15 +134,12 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return {**row, "peak": peak, "once": once + row["once"]}
 
 
-class Clock(TrainerCallback):
-    """Notes when each step ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        """Note it."""
-        self.ends.append(time.monotonic())
+def timed(seconds: Callable[[int], float], steps: int) -> dict[str, float]:
+    """Tell the time of a step from that of starting, by training shorter and longer."""
+    seconds(1)  # warms up
+    few, many = seconds(2), seconds(2 + steps)
+    step = (many - few) / steps
+    return {"step": step, "once": max(0.0, few - 2 * step)}
 
 
 def measure_describe(
@@ -155,61 +150,58 @@ def measure_describe(
         question=QUESTION, answer=[ANSWERS[row % len(ANSWERS)] for row in range(len(bank))]
     )
     encoded = encode_dialogues(dialogues, bank.wells, processor, None)
-    args = SFTConfig(
-        output_dir=str(Path(options.folder) / "describe"),
-        max_steps=options.steps,
-        per_device_train_batch_size=options.batch,
-        learning_rate=1e-4,
-        max_length=None,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=options.device == "cpu",
-        bf16=options.device == "cuda",
-        gradient_checkpointing=False,
-        dataloader_drop_last=True,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-    )
-    clock = Clock()
-    started = time.monotonic()
+    sites = load_sites(Path(options.folder) / "prepared")
+
+    def read(rows: dict[str, list]) -> dict[str, list]:
+        images = [[read_pixels(sites, bank.sites_of[well])] for well in rows["well"]]
+        return {"images": images, "prompt": rows["prompt"], "completion": rows["completion"]}
+
+    table = [
+        {
+            "well": row,
+            "prompt": processor.ask(dialogue["question"]),
+            "completion": dialogue["answer"] + processor.end_of_answer,
+        }
+        for row, dialogue in enumerate(dialogues.to_dict("records"))
+    ]
+
+    def seconds(steps: int) -> float:
+        args = SFTConfig(
+            output_dir=str(Path(options.folder) / "describe"),
+            max_steps=steps,
+            per_device_train_batch_size=options.batch,
+            learning_rate=1e-4,
+            max_length=None,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=options.device == "cpu",
+            bf16=options.device == "cuda",
+            gradient_checkpointing=False,
+            dataloader_drop_last=True,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+        )
+        started = time.monotonic()
+        if way == "ours":
+            train_describe(model, processor, bank, dialogues, args)
+        else:
+            SFTTrainer(
+                model=model,
+                args=args,
+                train_dataset=Dataset.from_list(table).with_transform(read),
+                processing_class=processor,
+            ).train()
+        return time.monotonic() - started
+
     if way == "plain":
         for name, parameter in model.named_parameters():
             if "vision_tower" in name or "_projection" in name:
                 parameter.requires_grad_(False)
-        sites = load_sites(Path(options.folder) / "prepared")
-
-        def read(rows: dict[str, list]) -> dict[str, list]:
-            images = [[read_pixels(sites, bank.sites_of[well])] for well in rows["well"]]
-            return {"images": images, "prompt": rows["prompt"], "completion": rows["completion"]}
-
-        table = [
-            {
-                "well": row,
-                "prompt": processor.ask(dialogue["question"]),
-                "completion": dialogue["answer"] + processor.end_of_answer,
-            }
-            for row, dialogue in enumerate(dialogues.to_dict("records"))
-        ]
-        SFTTrainer(
-            model=model,
-            args=args,
-            train_dataset=Dataset.from_list(table).with_transform(read),
-            processing_class=processor,
-            callbacks=[clock],
-        ).train()
-    else:
-        # The phase's own function; only the clock is added.
-        init = DescribeTrainer.__init__
-        DescribeTrainer.__init__ = lambda self, **given: init(self, callbacks=[clock], **given)
-        train_describe(model, processor, bank, dialogues, args)
-    step = (clock.ends[-1] - clock.ends[0]) / (len(clock.ends) - 1)
-    before = clock.ends[0] - started - step
-    return {
-        "step": step,
-        "tokens": options.batch * float(np.mean(encoded["length"])),
-        "wells": options.batch,
-        "once": before if way == "ours" else 0.0,
-    }
+    found = timed(seconds, options.steps)
+    if way == "plain":
+        found["once"] = 0.0
+    tokens = options.batch * float(np.mean(encoded["length"]))
+    return {**found, "tokens": tokens, "wells": options.batch}
 
 
 def measure_align(
@@ -235,9 +227,7 @@ def measure_align(
         )  # fmt: skip
         return time.monotonic() - started
 
-    seconds(1)  # warms up
-    few, many = seconds(5), seconds(5 + 5 * options.steps)
-    step = (many - few) / (5 * options.steps)
+    step = timed(seconds, 5 * options.steps)["step"]  # every fifth step reads prompts
     length = float(np.mean([len(processor.tokenizer(text)["input_ids"]) for text in prompts]))
     return {"step": step, "tokens": 4 * length / 5, "wells": 12, "once": 0.0}
 

@@ -95,7 +95,7 @@ def load_base(
             auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
             words = (AutoProcessor if sees else AutoTokenizer).from_pretrained(name)
             model = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise InputError(f"language_model {name!r}: {_first_line(error)}") from error
     if num_layers is not None:
         decoder = model.get_decoder()
