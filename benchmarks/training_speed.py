@@ -31,7 +31,7 @@ from trl import SFTConfig, SFTTrainer
 from contrastive.trainer import AlignConfig, align
 from data.store import load_sites, read_pixels
 from vlm.adapters import ALIGN, DESCRIBE, add_adapter, bare, load_model, lora_config, save_base
-from vlm.instruct import encode_dialogues, train_describe
+from vlm.instruct import encode_dialogues, train_describe, well_tokens
 from vlm.pixels import with_pixels
 from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
 from vlm.processing import CellPaintingProcessor
@@ -146,10 +146,10 @@ def measure_describe(
     model, processor: CellPaintingProcessor, bank: WellBank, way: str, options: argparse.Namespace
 ) -> dict[str, float]:
     """Phase describe: with TRL as it is, or as we train."""
-    dialogues = bank.wells[["Metadata_Plate", "Metadata_Well"]].assign(
+    dialogues = pd.DataFrame({"well": range(len(bank))}).assign(
         question=QUESTION, answer=[ANSWERS[row % len(ANSWERS)] for row in range(len(bank))]
     )
-    encoded = encode_dialogues(dialogues, bank.wells, processor, None)
+    encoded = encode_dialogues(dialogues, processor, None)
     sites = load_sites(Path(options.folder) / "prepared")
 
     def read(rows: dict[str, list]) -> dict[str, list]:
@@ -158,11 +158,11 @@ def measure_describe(
 
     table = [
         {
-            "well": row,
+            "well": dialogue["well"],
             "prompt": processor.ask(dialogue["question"]),
             "completion": dialogue["answer"] + processor.end_of_answer,
         }
-        for row, dialogue in enumerate(dialogues.to_dict("records"))
+        for dialogue in dialogues.to_dict("records")
     ]
 
     def seconds(steps: int) -> float:
@@ -183,7 +183,7 @@ def measure_describe(
         )
         started = time.monotonic()
         if way == "ours":
-            train_describe(model, processor, bank, dialogues, args)
+            train_describe(model, processor, well_tokens(model, bank), dialogues, args)
         else:
             SFTTrainer(
                 model=model,

@@ -135,7 +135,7 @@ def test_both_phases_then_saved_and_loaded_it_answers_the_same(kind, stem, folde
     model, processor = load_model(folder)
     embedded = well_embeddings(model, bank)
     model = tiny_adapter(model, DESCRIBE, projector=True)
-    dialogues = bank.wells[["Metadata_Plate", "Metadata_Well"]].assign(
+    dialogues = pd.DataFrame({"well": range(len(bank))}).assign(
         question=QUESTION, answer="Mito: dimmer."
     )
     args = SFTConfig(
@@ -149,7 +149,7 @@ def test_both_phases_then_saved_and_loaded_it_answers_the_same(kind, stem, folde
         bf16=False,
         disable_tqdm=True,
     )
-    train_describe(model, processor, bank, dialogues, args)
+    train_describe(model, processor, well_tokens(model, bank), dialogues, args)
     save_adapter(model, DESCRIBE, folder)
     again, processor_again = load_model(folder)
     model.set_adapter(DESCRIBE)
@@ -171,11 +171,8 @@ def test_both_phases_then_saved_and_loaded_it_answers_the_same(kind, stem, folde
 
 def test_an_answer_is_followed_by_its_end_and_begins_once(folder_of):
     _, processor = new_model(folder_of("llava"), "llava")
-    wells = tiny_wells()
-    dialogues = wells[:1][["Metadata_Plate", "Metadata_Well"]].assign(
-        question=QUESTION, answer="Mito: dimmer."
-    )
-    ids = encode_dialogues(dialogues, wells, processor, None)["input_ids"][0]
+    dialogue = {"well": 0, "question": QUESTION, "answer": "Mito: dimmer."}
+    ids = encode_dialogues(pd.DataFrame([dialogue]), processor, None)["input_ids"][0]
     text = processor.tokenizer.decode(ids)
     well = "<image>" * processor.image_seq_length
     assert text == f"<s> USER: {well}\n{QUESTION} ASSISTANT: Mito: dimmer.</s>"
