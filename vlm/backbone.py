@@ -113,6 +113,12 @@ def _packed_maps(
     ]
 
 
+def channels_field(config: PreTrainedConfig) -> str | None:
+    """Where a vision model's configuration says how many channels it takes; None of others."""
+    found = [name for name in ("in_channels", "num_channels") if hasattr(config, name)]
+    return found[0] if found else None
+
+
 def patch_multiple(config: PreTrainedConfig) -> int:
     """The number that the sides of an image have to be multiples of, in pixels."""
     patch = getattr(config, "patch_size", None) or 1
@@ -135,8 +141,8 @@ def inflate_stem(backbone: PreTrainedModel, num_channels: int) -> PreTrainedMode
         The same weights elsewhere.
     """
     config = copy.deepcopy(backbone.config)
-    field = "in_channels" if hasattr(config, "in_channels") else "num_channels"
-    if getattr(config, field) == num_channels:
+    field = channels_field(config)
+    if field is None or getattr(config, field) == num_channels:
         return backbone
     setattr(config, field, num_channels)
     inflated = new_backbone(config)

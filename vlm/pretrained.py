@@ -10,7 +10,6 @@ import numpy as np
 import timm
 import torch
 from transformers import (
-    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -27,12 +26,15 @@ from transformers import (
     TimmBackboneConfig,
 )
 from transformers.backbone_utils import BackboneConfigMixin
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_BACKBONE_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 from transformers.utils import logging
 
 from data.channels import CHANNELS
 from data.errors import InputError
-from vlm.backbone import default_layers, inflate_stem, patch_multiple
+from vlm.backbone import channels_field, default_layers, inflate_stem, patch_multiple
 from vlm.configuration import CellPaintingVisionConfig, CellPaintingVlmConfig
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.processing import (
@@ -161,7 +163,8 @@ def load_backbone(
             config = AutoConfig.from_pretrained(name)
             if isinstance(config, BackboneConfigMixin):
                 layers = layers or default_layers(len(config.stage_names) - 1)
-                backbone = AutoBackbone.from_pretrained(
+                # AutoBackbone's own from_pretrained asks the hub even for a folder.
+                backbone = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
                     name, out_indices=layers, dtype=torch.float32, use_safetensors=True
                 )
             else:
@@ -177,9 +180,9 @@ def base_backbone(
 ) -> tuple[PreTrainedModel, list[int]]:
     """Take the vision encoder out of a model that has one, as `load_backbone` would load it."""
     encoder = model.get_encoder(modality="image")
-    depth = getattr(encoder.config, "num_hidden_layers", None)
-    if depth is None:
+    if channels_field(encoder.config) is None:
         raise InputError(f"backbone: a {type(model).__name__} has no vision encoder")
+    depth = encoder.config.num_hidden_layers
     return inflate_stem(encoder, num_channels), layers or default_layers(depth)
 
 
