@@ -356,3 +356,12 @@ def test_only_the_first_layers_of_a_vlms_language_model_are_kept(folder_of):
     model, _ = new_model(folder_of("qwen2_5_vl"), "qwen2_5_vl", num_text_layers=1)
     assert len(model.model.language_model.layers) == 1
     assert model.config.text_config.num_hidden_layers == 1
+
+
+def test_images_come_one_a_well_or_as_trls_collator_gives_them(folder_of):
+    _, processor = new_model(folder_of("llava"), "llava")
+    rng = np.random.default_rng(0)
+    wells = [rng.integers(0, 30000, (2, 5, 56, 56)).astype(np.uint16) for _ in range(2)]
+    plain = processor(images=wells)["pixel_values"]
+    nested = processor(images=[[well] for well in wells])["pixel_values"]
+    assert torch.equal(plain, nested)
