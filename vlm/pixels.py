@@ -62,7 +62,7 @@ class PixelBank(WellBank):
             parts["control_rows"] = np.stack([drawn[plate] for plate in self.plate_of[rows]])
         together = np.concatenate([part.ravel() for part in parts.values()])
         read, places = np.unique(together, return_inverse=True)
-        pixels = self.image_processor.preprocess(read_pixels(self.sites, read)[:, None])
+        pixels = self.image_processor.preprocess(list(read_pixels(self.sites, read)[:, None]))
         inputs = {
             "site_pixels": pixels["pixel_values"][:, 0],
             "channel_mask": torch.from_numpy(self.channel_mask[rows]),

@@ -322,7 +322,7 @@ def _chat_template(words: PreTrainedTokenizerBase | ProcessorMixin) -> str:
     return CHATML_TEMPLATE if "<|im_start|>" in words.get_vocab() else PLAIN_TEMPLATE
 
 
-def pixel_scale(name: str) -> dict[str, float]:
+def pixel_scale(name: str) -> dict[str, Any]:
     """Mean and deviation that a pretrained vision model expects, averaged over colours.
 
     Parameters
@@ -331,8 +331,10 @@ def pixel_scale(name: str) -> dict[str, float]:
         See `load_backbone`; without a preprocessing file nothing is known, and nothing returned.
     """
     if timm.is_model(name):
-        known = timm.get_pretrained_cfg(name).to_dict()
-        mean, std = known["mean"], known["std"]
+        known = timm.get_pretrained_cfg(name)
+        if known is None:
+            return {}
+        mean, std = known.mean, known.std
     else:
         try:
             processor = AutoImageProcessor.from_pretrained(name)

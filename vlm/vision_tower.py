@@ -152,7 +152,8 @@ class CellPaintingVisionTower(PreTrainedModel):
         for weight in (nuclei, cytoplasm):
             for feature_map in maps:  # (B*S*C, c, h, w)
                 values = feature_map.unflatten(0, (B * S, -1)).flatten(3)  # (B*S, C, c, h*w)
-                share = F.adaptive_avg_pool2d(weight, feature_map.shape[-2:]).flatten(2)
+                h, w = feature_map.shape[-2:]
+                share = F.adaptive_avg_pool2d(weight, (h, w)).flatten(2)
                 share = share / share.sum(dim=2, keepdim=True).clamp_min(1e-6)  # (B*S, 1, h*w)
                 pooled.append(torch.einsum("ncfp,nkp->ncf", values, share))
         return torch.cat(pooled, dim=2).unflatten(0, (B, S))
