@@ -8,7 +8,8 @@ describe, TRL's own SFTTrainer with its DataCollatorForVisionLanguageModeling: p
 processor and tower in every step. For phase align it is our loop without kept features: pixels of
 all sites of a batch's wells and of their plates' controls go through the backbone. Each
 measurement runs in a process of its own; the cost of what is kept (the backbone's features and
-the tower's tokens, once a training) is told apart.
+the tower's tokens, once a training) is told apart. On a CPU, seconds are those of the process on
+all its cores, so that other programs do not count.
 """
 
 import argparse
@@ -118,9 +119,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     folder = Path(options.folder)
     model, processor = load_model(folder / "model")
     model.to(options.device)
-    started = time.monotonic()
+    started = seconds_now(options)
     bank = open_wells(folder / "prepared", bare(model), processor)
-    once = time.monotonic() - started if way == "ours" else 0.0
+    once = seconds_now(options) - started if way == "ours" else 0.0
     modules = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
     adapter = lora_config(16, 32, 0.0, modules, projector=phase == "describe")
     model = add_adapter(model, DESCRIBE if phase == "describe" else ALIGN, adapter)
@@ -132,6 +133,11 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     )
     return {**row, "peak": peak, "once": once + row["once"]}
+
+
+def seconds_now(options: argparse.Namespace) -> float:
+    """Time that has passed; on a CPU, time that was worked."""
+    return time.process_time() if options.device == "cpu" else time.monotonic()
 
 
 def timed(seconds: Callable[[int], float], steps: int) -> dict[str, float]:
@@ -181,7 +187,7 @@ def measure_describe(
             remove_unused_columns=False,
             disable_tqdm=True,
         )
-        started = time.monotonic()
+        started = seconds_now(options)
         if way == "ours":
             train_describe(model, processor, well_tokens(model, bank), dialogues, args)
         else:
@@ -191,7 +197,7 @@ def measure_describe(
                 train_dataset=Dataset.from_list(table).with_transform(read),
                 processing_class=processor,
             ).train()
-        return time.monotonic() - started
+        return seconds_now(options) - started
 
     if way == "plain":
         for name, parameter in model.named_parameters():
@@ -220,12 +226,12 @@ def measure_align(
             align_steps=steps, align_num_targets=2, align_num_unlabelled=4, align_prompt_every=5
         )
         accelerator = Accelerator(cpu=options.device == "cpu")
-        started = time.monotonic()
+        started = seconds_now(options)
         align(
             model, processor.tokenizer, bank, prompts, effects, settings,
             Path(options.folder), 0, accelerator,
         )  # fmt: skip
-        return time.monotonic() - started
+        return seconds_now(options) - started
 
     step = timed(seconds, 5 * options.steps)["step"]  # every fifth step reads prompts
     length = float(np.mean([len(processor.tokenizer(text)["input_ids"]) for text in prompts]))
