@@ -31,8 +31,9 @@ from trl import SFTConfig, SFTTrainer
 
 from contrastive.trainer import AlignConfig, align
 from data.store import load_sites, read_pixels
-from vlm.adapters import ALIGN, DESCRIBE, add_adapter, bare, load_model, lora_config, save_base
+from vlm.adapters import ALIGN, DESCRIBE, bare, load_model, save_base
 from vlm.instruct import encode_dialogues, train_describe, well_tokens
+from vlm.lora import LoraSettings, add_adapter, lora_config
 from vlm.pixels import with_pixels
 from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
 from vlm.processing import CellPaintingProcessor
@@ -122,8 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     started = seconds_now(options)
     bank = open_wells(folder / "prepared", bare(model), processor)
     once = seconds_now(options) - started if way == "ours" else 0.0
-    modules = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
-    adapter = lora_config(16, 32, 0.0, modules, projector=phase == "describe")
+    adapter = lora_config(LoraSettings(lora_dropout=0.0), describe=phase == "describe")
     model = add_adapter(model, DESCRIBE if phase == "describe" else ALIGN, adapter)
     run = measure_describe if phase == "describe" else measure_align
     row = run(model, processor, bank, way, options)

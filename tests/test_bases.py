@@ -30,7 +30,7 @@ from trl import SFTConfig
 
 from contrastive.trainer import AlignConfig, align
 from data.errors import InputError
-from vlm.adapters import ALIGN, DESCRIBE, load_model, save_adapter, save_base
+from vlm.adapters import ALIGN, DESCRIBE, load_model, save_adapter, save_aligned, save_base
 from vlm.backbone import feature_maps
 from vlm.describe import describe
 from vlm.instruct import encode_dialogues, train_describe, well_embeddings, well_tokens
@@ -120,17 +120,16 @@ def test_both_phases_then_saved_and_loaded_it_answers_the_same(kind, stem, folde
     model, processor = new_model(folder_of(kind), kind, stem=stem)
     bank = bank_of(model, processor)
     fit_reference(model, bank)
+    save_base(model, processor, tmp_path / "base")
     model = tiny_adapter(model, ALIGN)
     names = bank.wells["Metadata_broad_sample"].unique()
     prompts = pd.Series([f"U2OS, {name}" for name in names], index=names)
     effects = np.zeros((len(bank), len(READOUT_GROUPS)), np.float32)
     settings = AlignConfig(align_steps=2, align_num_targets=2, align_num_unlabelled=2)
     arguments = (processor.tokenizer, bank, prompts, effects, settings)
-    align(model, *arguments, tmp_path, 0, Accelerator(cpu=True))
+    state = align(model, *arguments, tmp_path, 0, Accelerator(cpu=True))
     folder = tmp_path / "model"
-    save_adapter(model, ALIGN, tmp_path)
-    save_base(model.unload(), processor, folder)
-    (tmp_path / ALIGN).rename(folder / ALIGN)
+    save_aligned(tmp_path / "base", model, processor, folder, state)
 
     model, processor = load_model(folder)
     embedded = well_embeddings(model, bank)

@@ -173,12 +173,6 @@ def test_layers_of_the_tower_learn_through_lora_and_end_in_the_base(base, tmp_pa
     assert not any("vision_tower" in path for path, _ in lora_layers(described, DESCRIBE))
 
 
-def test_the_frozen_backbone_takes_no_lora():
-    chosen = settings(lora_target_modules=r".*(q_proj|backbone.*convolution)")
-    with pytest.raises(InputError, match=r"matches .*backbone.*: the backbone is frozen"):
-        add_adapter(tiny_model()[0], ALIGN, lora_config(chosen, describe=False))
-
-
 def test_target_modules_that_match_nothing_are_named():
     chosen = settings(lora_target_modules="no_such_layer")
     with pytest.raises(InputError, match="'no_such_layer' matches no module"):

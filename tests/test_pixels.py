@@ -12,7 +12,9 @@ from tiny import READOUT_GROUPS, tiny_model
 from tiny_bases import save_tiny_base
 
 from contrastive.trainer import AlignConfig, align
-from vlm.adapters import ALIGN, add_adapter, bare, lora_config
+from vlm.adapters import ALIGN, bare, load_model, save_aligned, save_base
+from vlm.instruct import well_embeddings
+from vlm.lora import LoraSettings, add_adapter, lora_config
 from vlm.pixels import backbone_learns, encode_batch, with_pixels
 from vlm.pretrained import build_model
 from vlm.wells import fit_reference, open_wells
@@ -66,7 +68,7 @@ def test_pixels_give_the_features_of_the_sites_that_were_drawn(store):
 @pytest.mark.parametrize(
     ("kind", "stem"), [("qwen3_vl", "inflated"), ("qwen2_5_vl", "shared"), ("llava", "inflated")]
 )
-def test_lora_in_the_backbone_learns_and_its_base_does_not(kind, stem, store, tmp_path):
+def test_lora_in_the_backbone_learns_and_is_merged(kind, stem, store, tmp_path):
     torch.manual_seed(0)
     model, processor = build_model(
         str(save_tiny_base(kind, tmp_path / kind)),
@@ -79,8 +81,10 @@ def test_lora_in_the_backbone_learns_and_its_base_does_not(kind, stem, store, tm
     )
     bank = open_wells(store, model, processor)
     fit_reference(model, bank)
+    save_base(model, processor, tmp_path / "base")
     assert not backbone_learns(model)
-    model = add_adapter(model, ALIGN, lora_config(4, 8, 0.0, BOTH, projector=False))
+    chosen = LoraSettings(lora_rank=4, lora_dropout=0.0, lora_target_modules=BOTH)
+    model = add_adapter(model, ALIGN, lora_config(chosen, describe=False))
     assert backbone_learns(bare(model))
     bank = with_pixels(bank, store, processor, 1, 2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -91,12 +95,20 @@ def test_lora_in_the_backbone_learns_and_its_base_does_not(kind, stem, store, tm
         align_steps=3, align_warmup_steps=1, align_num_targets=2, align_num_unlabelled=2
     )
     arguments = (processor.tokenizer, bank, prompts, effects, settings)
-    align(model, *arguments, tmp_path, 0, Accelerator(cpu=True))
+    state = align(model, *arguments, tmp_path, 0, Accelerator(cpu=True))
     changed = {
         name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
     }
     backbone = {name for name in changed if "vision_tower.backbone" in name}
     stem_name = "patch_embedding" if kind == "llava" else "patch_embed"
     assert any("lora_B" in name and stem_name in name for name in backbone)
-    assert all("lora_" in name for name in backbone)
+    # At the end it was merged into the weights that it sits on, and into no others.
+    assert all("lora_" in name or ".base_layer." in name for name in backbone)
     assert any("vision_tower.fusion" in name for name in changed)
+
+    save_aligned(tmp_path / "base", model, processor, tmp_path / "model", state)
+    again, processor = load_model(tmp_path / "model")
+    assert not backbone_learns(bare(again))
+    trained = well_embeddings(again, open_wells(store, bare(again), processor))
+    ours = well_embeddings(model, open_wells(store, bare(model), processor))
+    assert np.allclose(trained, ours, atol=1e-4)

@@ -14,14 +14,14 @@ from vlm.pretrained import (
     PACKAGED_LANGUAGE_MODEL,
     build_model,
     load_backbone,
-    load_base,
+    load_language_model,
     packaged_file,
     untrain,
 )
 
 
 def test_the_packaged_language_model_speaks_and_can_be_saved(tmp_path):
-    model, tokenizer = load_base(PACKAGED_LANGUAGE_MODEL)
+    model, tokenizer = load_language_model(PACKAGED_LANGUAGE_MODEL)
     assert model.config.num_hidden_layers == 30
     question = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
     asked = tokenizer.apply_chat_template(
@@ -41,8 +41,8 @@ def test_the_packaged_language_model_speaks_and_can_be_saved(tmp_path):
 
 def test_only_the_first_layers_are_kept(tmp_path):
     folder = str(save_tiny_language_model(tmp_path))
-    whole, _ = load_base(folder)
-    first, _ = load_base(folder, num_layers=1)
+    whole, _ = load_language_model(folder)
+    first, _ = load_language_model(folder, num_layers=1)
     assert first.config.num_hidden_layers == len(first.model.layers) == 1
     for name, value in first.model.layers[0].state_dict().items():
         assert torch.equal(value, whole.model.layers[0].state_dict()[name])

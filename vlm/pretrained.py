@@ -67,7 +67,7 @@ def packaged_file(package: str, pattern: str) -> Path:
     return found[0]
 
 
-def load_base(
+def load_language_model(
     name: str, num_layers: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | ProcessorMixin]:
     """Load the base: a VLM with its processor, or a language model with its tokenizer.
@@ -219,7 +219,7 @@ def build_model(
     ----------
     language_model : str
         A language model, or a VLM whose language model, lm_head, tokenizer and chat template are
-        taken; see `load_base`.
+        taken; see `load_language_model`.
     backbone : str
         "base": that VLM's own vision encoder. Otherwise see `load_backbone`.
     channels : tuple of str
@@ -246,7 +246,7 @@ def build_model(
     InputError
         When a part cannot be had, or the parts do not fit together.
     """
-    base, words = load_base(language_model, num_text_layers)
+    base, words = load_language_model(language_model, num_text_layers)
     in_channels = len(channels) if stem == "inflated" else 1
     if backbone == BASE_BACKBONE:
         vision_backbone, layers = base_backbone(base, in_channels, backbone_layers)
