@@ -49,8 +49,8 @@ from vlm.adapters import (
 )
 from vlm.instruct import rows_of_wells, train_describe, well_readouts, well_tokens
 from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
-from vlm.plan import Step, model_config
 from vlm.pixels import backbone_learns, with_pixels
+from vlm.plan import Step, model_config
 from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
 from vlm.runs import forget_unfinished, recorded_seconds, start_run
 from vlm.soft_words import begin_with_words
@@ -200,6 +200,8 @@ def plan(
         config.backbone,
         tuple(channels),
         config.num_text_layers,
+        config.stem,
+        config.backbone_layers,
         hidden_size=config.hidden_size,
         readout_groups=READOUT_GROUPS,
         num_latents=config.num_latents,

@@ -29,16 +29,19 @@ from transformers import (
 from trl import SFTConfig
 
 from contrastive.trainer import AlignConfig, align
+from data.channels import CHANNELS
 from data.errors import InputError
 from vlm.adapters import ALIGN, DESCRIBE, load_model, save_adapter, save_aligned, save_base
 from vlm.backbone import feature_maps
 from vlm.describe import describe
 from vlm.instruct import encode_dialogues, train_describe, well_embeddings, well_tokens
+from vlm.plan import model_config
 from vlm.pretrained import base_backbone, build_model, load_backbone
 from vlm.wells import WellBank, fit_reference, open_wells
 
 SIDE = {kind: 64 if kind == "qwen3_vl" else 56 for kind in BASES}
 QUESTION = "What changed?"
+TOWER = {"hidden_size": 32, "num_latents": 2, "num_attention_heads": 2}
 END = {
     "llava": "</s>",
     "onevision": "<|im_end|>",
@@ -62,9 +65,8 @@ def folder_of(tmp_path_factory):
 
 def new_model(folder: Path, kind: str, **changed):
     torch.manual_seed(0)
-    tower = {"hidden_size": 32, "num_latents": 2, "num_attention_heads": 2}
     values = {"backbone": "base", "image_size": SIDE[kind], "readout_groups": READOUT_GROUPS}
-    return build_model(str(folder), **{**tower, **values, **changed})
+    return build_model(str(folder), **{**TOWER, **values, **changed})
 
 
 def bank_of(model, processor) -> WellBank:
@@ -108,6 +110,13 @@ def test_the_language_model_and_its_words_are_taken_out(kind, folder_of):
     found = processor(text=asked)["input_ids"]
     assert (found == model.config.image_token_id).sum() == processor.image_seq_length
     assert found[0].tolist().count(processor.tokenizer.bos_token_id) <= 1
+    planned = model_config(str(folder), "base", tuple(CHANNELS), **TOWER)
+    for part in ("vision_config", "text_config"):
+        ours, theirs = getattr(planned, part), getattr(model.config, part)
+        assert ours.hidden_size == theirs.hidden_size
+    assert planned.vision_config.backbone_layers == model.config.vision_config.backbone_layers
+    ours, theirs = (c.vision_config.backbone_config for c in (planned, model.config))
+    assert type(ours) is type(theirs)
     tied = model.lm_head.weight is model.model.language_model.embed_tokens.weight
     assert tied == (kind in ("smolvlm", "qwen3_vl"))
 

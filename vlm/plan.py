@@ -15,8 +15,9 @@ every language model of transformers are counted as they are. On top of that:
 
     needed on a device = 1.1 * peak + 1 GB: what its allocator wastes, and the runtime's own
 
-The two numbers of the last line are a rule of thumb for GPUs (none was at hand to measure them);
-on a CPU the runtime's own is what importing torch and transformers takes.
+Phase align is counted on kept features: LoRA in the backbone needs more. The two numbers of the
+last line are a rule of thumb for GPUs (none was at hand to measure them); on a CPU the runtime's
+own is what importing torch and transformers takes.
 """
 
 import weakref
@@ -25,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import timm
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
@@ -33,14 +35,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers import AutoConfig, TimmBackboneConfig
+from transformers import AutoConfig, PreTrainedConfig, TimmBackboneConfig
+from transformers.backbone_utils import BackboneConfigMixin
 
 from data.errors import InputError
 from vlm.adapters import bare
+from vlm.backbone import channels_field, default_layers
 from vlm.configuration import CellPaintingVisionConfig, CellPaintingVlmConfig
 from vlm.lora import LoraSettings, add_adapter, lora_config
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
-from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, packaged_file
+from vlm.pretrained import (
+    BASE_BACKBONE,
+    PACKAGED_BACKBONE,
+    PACKAGED_LANGUAGE_MODEL,
+    packaged_file,
+)
 
 GB = 1e9
 DEVICES = (16, 24, 80, 141)  # GB
@@ -52,13 +61,15 @@ def model_config(
     backbone: str,
     channels: tuple[str, ...],
     num_text_layers: int | None = None,
+    stem: str = "shared",
+    backbone_layers: list[int] | None = None,
     **tower: Any,
 ) -> CellPaintingVlmConfig:
     """Read the configuration that `vlm.pretrained.build_model` would make; weights stay closed.
 
     Parameters
     ----------
-    language_model, backbone, channels, num_text_layers, **tower
+    language_model, backbone, channels, num_text_layers, stem, backbone_layers, **tower
         As in `build_model`.
 
     Raises
@@ -79,17 +90,42 @@ def model_config(
         text.num_hidden_layers = num_text_layers
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:num_text_layers]
-    name = "tf_efficientnet_lite0" if backbone == PACKAGED_BACKBONE else backbone
-    vision = CellPaintingVisionConfig(
-        backbone_config=TimmBackboneConfig(
-            backbone=name, num_channels=1, features_only=True, out_indices=(0, 1, 2)
-        ).to_dict(),
+    name = language_model if backbone == BASE_BACKBONE else backbone
+    vision, layers = _backbone_config(name, backbone_layers)
+    field = channels_field(vision)
+    if field is None:
+        raise InputError(f"backbone {name!r} has no vision encoder")
+    setattr(vision, field, len(channels) if stem == "inflated" else 1)
+    tower_config = CellPaintingVisionConfig(
+        backbone_config=vision.to_dict(),
+        backbone_layers=layers,
+        stem=stem,
         channels=channels,
         **tower,
     )
     return CellPaintingVlmConfig(
-        vision_config=vision, text_config=text, image_seq_length=vision.num_tokens
+        vision_config=tower_config, text_config=text, image_seq_length=tower_config.num_tokens
     )
+
+
+def _backbone_config(name: str, layers: list[int] | None) -> tuple[PreTrainedConfig, list[int]]:
+    """Read the configuration of what `vlm.pretrained.load_backbone` would load."""
+    if name == PACKAGED_BACKBONE or timm.is_model(name):
+        architecture = "tf_efficientnet_lite0" if name == PACKAGED_BACKBONE else name
+        layers = layers or default_layers(5)
+        config = TimmBackboneConfig(backbone=architecture, features_only=True, out_indices=layers)
+        return config, layers
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"backbone {name!r}: {reason}") from error
+    config = getattr(config, "vision_config", config)
+    if isinstance(config, BackboneConfigMixin):
+        layers = layers or default_layers(len(config.stage_names) - 1)
+        config.out_indices = layers
+        return config, layers
+    return config, layers or default_layers(getattr(config, "num_hidden_layers", 0))
 
 
 @dataclass(frozen=True)
