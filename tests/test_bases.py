@@ -360,7 +360,7 @@ def test_what_does_not_fit_is_named(folder_of, tmp_path):
         new_model(tmp_path / "mute", "llava")
 
 
-def test_only_the_first_layers_of_a_vlms_language_model_are_kept(folder_of):
+def test_a_vlms_language_model_is_made_shallow(folder_of):
     model, _ = new_model(folder_of("qwen2_5_vl"), "qwen2_5_vl", num_text_layers=1)
     assert len(model.model.language_model.layers) == 1
     assert model.config.text_config.num_hidden_layers == 1
