@@ -159,7 +159,7 @@ def main() -> None:
         cpu=sft.use_cpu,
         mixed_precision=sft.mixed_precision,  # bf16 of the YAML, or accelerate's
         kwargs_handlers=[ddp],
-        log_with=[name for name in sft.report_to if name in LOGGER_TYPE_TO_CLASS],
+        log_with=[name for name in sft.report_to if name in LOGGER_TYPE_TO_CLASS] or None,
         project_dir=tracked,
     )
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(tracked / DESCRIBE))  # for the Trainer
