@@ -33,6 +33,7 @@ from contrastive.trainer import AlignConfig, align
 from data.errors import InputError
 from data.files import atomic_path
 from data.store import load_manifest, load_wells
+from eval.leaks import TRAINING_TEXT, collect_training_text
 from vlm.adapters import (
     ALIGN,
     DESCRIBE,
@@ -118,6 +119,8 @@ def main() -> None:
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # steps without prompts
     accelerator = Accelerator(cpu=describe_config.use_cpu, kwargs_handlers=[ddp])
     set_seed(describe_config.seed)
+    if accelerator.is_main_process:
+        record_training_text(config, align_config.align_label_column)
     model_folder = Path(config.out) / "model"
     if config.phase in ("align", "both") and not (model_folder / ALIGN).is_dir():
         with recorded_seconds(config.out, ALIGN):
@@ -155,7 +158,7 @@ def run_align(
         peft_model,
         processor.tokenizer,
         bank,
-        prompts.set_index("Metadata_broad_sample")["prompt"],
+        prompts,
         effects.to_numpy(np.float32),
         align_config,
         Path(config.out),
@@ -219,6 +222,20 @@ def describe_examples(
     lessons["well"] = np.arange(len(lessons)) + len(tokens)
     examples = [rows_of_wells(measured, bank.wells), lessons]
     return torch.cat([tokens, drawn]), pd.concat(examples, ignore_index=True)
+
+
+def record_training_text(config: TrainConfig, label_column: str) -> None:
+    """Write OUT/training_text.parquet: the texts and labels that the phases see.
+
+    Drawn lessons are left out: they are made of the words of facts, which name no perturbation.
+    """
+    wells = load_wells(config.data).query(config.train_query)
+    tables = [
+        pd.read_parquet(captions_file(config.data, name))
+        for name in ("prompts", "dialogues", "reagents")
+    ]
+    with atomic_path(Path(config.out) / TRAINING_TEXT) as path:
+        collect_training_text(wells, *tables, label_column).to_parquet(path, index=False)
 
 
 def describe_checkpoints(out: str) -> Path:
