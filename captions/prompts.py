@@ -144,14 +144,14 @@ def build_prompts(
     for column in NEEDED_COLUMNS:
         if column not in wells:
             raise InputError(f"reagents: column {column!r} is missing")
-    described = reagents.set_index("Metadata_broad_sample")
+    described = reagents.set_index("Metadata_broad_sample").to_dict("index")
     problems: dict[str, list[str]] = {}
     keys = ["Metadata_broad_sample", "Metadata_modality", "Metadata_target_list"]
     keys += ["Metadata_split"] if "Metadata_split" in wells else []
     rows = []
     for broad_sample, own in wells.groupby("Metadata_broad_sample", sort=True):
         first = own.iloc[0]
-        fields = _write_fields(own, described.loc[broad_sample], genes, style)
+        fields = _write_fields(own, described[broad_sample], genes, style)
         fields |= dict.fromkeys({*style.mask, *mask}, "")
         if held_out is not None and first.get("Metadata_split") == "train":
             for field in PROMPT_FIELDS:
@@ -250,7 +250,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def _write_fields(
-    wells: pd.DataFrame, described: pd.Series, genes: pd.DataFrame, style: Preset
+    wells: pd.DataFrame, described: Mapping[str, str], genes: pd.DataFrame, style: Preset
 ) -> dict[str, str]:
     """All fields of one reagent, from its wells and what is known about it."""
     reagent = wells.iloc[0]

@@ -42,7 +42,9 @@ def read_vocabulary(path: Path) -> Records:
         raise InputError(f"{path}: not a readable table ({error})") from None
     for column in columns:
         if column not in table:
-            raise InputError(f"{path}: column {column!r} is missing (found: {', '.join(table)})")
+            raise InputError(
+                f"{path}: column {column!r} is missing (found: {', '.join(table.columns)})"
+            )
     table = table.rename(columns=columns)
     table["synonyms"] = table["synonyms"].str.replace(" | ", "|", regex=False)
     source = Source("DrugBank vocabulary", file_version(path), "CC0 1.0", _URL)

@@ -162,7 +162,9 @@ def _newest(folder: Path, pattern: str) -> Path | None:
 
 def _with_source(parts: Sequence[Records], columns: Sequence[str]) -> pd.DataFrame:
     tables = [part.rows[list(columns)].assign(source=part.source.name) for part in parts]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat([pd.DataFrame(columns=[*columns, "source"], dtype=str), *tables])[
+        [*columns, "source"]
+    ].reset_index(drop=True)
 
 
 def _one_symbol_a_gene(rows: pd.DataFrame, problems: dict[str, list[str]]) -> list[str]:
