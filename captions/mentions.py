@@ -35,7 +35,7 @@ MIN_SYNONYM = 4
 """The same for a compound's synonyms of letters alone: NVP is nevirapine, and begins many names."""
 
 # "Ca2+" is an ion, not the gene CA2.
-_WORD = re.compile(r"[^\W_]+\b(?!\+)")
+_WORD = re.compile(r"[^\W_]+(?![^\W_]|\+)")
 _STRUCTURE = re.compile(r"SMILES:?\s+(\S+)")
 _SYMBOL_WITH_NUMBER = re.compile(r"([A-Za-z]{3,})(\d[A-Za-z\d]*)")
 

@@ -160,7 +160,7 @@ def test_training_prompts_lose_the_fields_that_mention_what_is_held_out():
 
 def test_what_does_not_fit_is_counted():
     rows = pd.DataFrame([reagent(smiles="C" * 300)])
-    assert build(rows).problems["prompt_field_left_out"] == ["BRD-1: structure"]
+    assert build(rows).problems["prompt_field_left_out"] == ["BRD-1: structure, pathway"]
     assert "prompt_too_long" in build(rows, max_tokens=3).problems
     assert build(pd.DataFrame([reagent()]), max_tokens=99).problems == {}
 
