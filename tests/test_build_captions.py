@@ -121,6 +121,7 @@ def test_what_is_unknown_or_refused_is_counted_and_fatal_only_when_asked(run, st
         "compound_unknown": 1,
         "smiles_refused": 1,
         "gene_unknown": 1,
+        "prompt_field_left_out": 1,
     }
     assert "notice: smiles_refused (1): BRD-1 (novel): C1CC" in printed
     code, _, errors = run("--data", store, "--annotation", annotation, "--strict")

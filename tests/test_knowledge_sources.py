@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import responses
 
+from captions.knowledge import drugcentral
 from captions.knowledge.drugbank import find_drugbank, read_full, read_vocabulary
 from captions.knowledge.drugcentral import read_drugcentral
 from captions.knowledge.gene_sets import read_gene_ontology
@@ -44,7 +45,8 @@ DRUGBANK = """<?xml version="1.0" encoding="UTF-8"?>
     <target position="1"><id>BE1</id><name>Dihydrofolate reductase</name>
       <organism>Humans</organism><actions><action>inhibitor</action></actions>
       <known-action>yes</known-action>
-      <polypeptide id="P00374" source="Swiss-Prot"><gene-name>DHFR</gene-name></polypeptide></target>
+      <polypeptide id="P00374" source="Swiss-Prot"><gene-name>DHFR</gene-name></polypeptide>
+    </target>
     <target position="2"><id>BE2</id><name>Thymidylate synthase</name>
       <organism>Escherichia coli</organism><actions><action>inhibitor</action></actions>
       <known-action>yes</known-action></target>
@@ -107,7 +109,7 @@ def test_drugbank_is_a_file_or_a_release(tmp_path, monkeypatch):
     path = tmp_path / "mine.xml"
     path.write_text(DRUGBANK)
     assert find_drugbank(str(path)) == path
-    with pytest.raises(InputError, match="neither a file .* nor a release"):
+    with pytest.raises(InputError, match=r"neither a file .* nor a release"):
         find_drugbank("nowhere.xml")
     for name in ("DRUGBANK_USERNAME", "DRUGBANK_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
@@ -147,7 +149,7 @@ def test_the_repurposing_hub_is_joined_to_its_samples(tmp_path):
 
 
 def test_drugcentral_gives_mechanisms_and_names_of_proteins(tmp_path):
-    columns = "DRUG_NAME STRUCT_ID TARGET_NAME ACCESSION GENE MOA ACTION_TYPE ORGANISM".split()
+    columns = drugcentral._COLUMNS
     rows = [
         ["a", "1", "Kinase X", "P1", "X", "1", "INHIBITOR", "Homo sapiens"],
         ["a", "1", "Complex", "P1|P2", "X|Y", "1", "OTHER", "Homo sapiens"],
@@ -212,7 +214,7 @@ def test_protein_names(text, names):
 
 
 def test_function_sentence():
-    assert function_sentence("FUNCTION: Does x (PubMed:1). Does y. {ECO:1}.") == "Does x"
+    assert function_sentence("FUNCTION: Moves cells (PubMed:1). More. {ECO:1}.") == "Moves cells"
     assert function_sentence("") == ""
 
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
@@ -72,6 +72,7 @@ CLEAN = [
 ]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.sampled_from(PLANTS), st.lists(st.sampled_from(CLEAN), max_size=6), st.data())
 def test_a_planted_leak_is_found_wherever_it_stands(plant, texts, data):
     text, target, kind = plant
@@ -90,6 +91,7 @@ def test_a_planted_leak_is_found_wherever_it_stands(plant, texts, data):
     assert find_leaks(trained, TARGETS, reagents(), GENES).empty
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from(CLEAN), min_size=1, max_size=9))
 def test_clean_text_is_clean(texts):
     leaks = find_leaks(training(*texts), TARGETS, reagents(), GENES)
@@ -99,6 +101,7 @@ def test_clean_text_is_clean(texts):
     assert summarize_leaks(leaks, TARGETS)["clean"].all()
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.sampled_from(TARGETS), st.booleans())
 def test_a_planted_label_is_found(target, listed_with_others):
     label = f"TUBB|{target}" if listed_with_others else target
@@ -109,6 +112,7 @@ def test_a_planted_label_is_found(target, listed_with_others):
         assert find_leaks(training("x", "y", **control), TARGETS, reagents()).empty
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.sampled_from([0, 1]), st.sampled_from(["BBBBBBBBBB-N", "STEREOSALT-M"]))
 def test_a_reagent_trained_on_is_found_by_number_and_by_structure(which, rest):
     number = reagents()["Metadata_broad_sample"][which]

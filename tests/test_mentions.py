@@ -4,7 +4,7 @@ import string
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captions.mentions import WORDS, Term, TermIndex, held_out_terms
@@ -22,18 +22,21 @@ def gene_terms(symbol: str) -> TermIndex:
     return TermIndex(held_out_terms({symbol}, reagents))
 
 
+@settings(deadline=None, max_examples=100)
 @given(SYMBOLS, TEXT, TEXT, BORDERS, BORDERS)
 def test_a_planted_symbol_is_found(symbol, before, after, left, right):
     text = " ".join(before) + left + symbol + right + " ".join(after)
     assert [term.label for term in gene_terms(symbol).find(text)] == [symbol]
 
 
+@settings(deadline=None, max_examples=100)
 @given(st.sampled_from(["PLK1", "HDAC3", "MTOR", "BTK"]), st.data())
 def test_a_planted_symbol_is_found_in_any_case(symbol, data):
     spelt = "".join(data.draw(st.sampled_from([c.lower(), c.upper()])) for c in symbol)
     assert gene_terms(symbol).find(f"an inhibitor of {spelt}.")
 
 
+@settings(deadline=None, max_examples=100)
 @given(SYMBOLS, WORD, st.booleans())
 def test_a_symbol_inside_a_longer_word_is_no_mention(symbol, more, behind):
     text = f"the {symbol + more if behind else more + symbol} of it"

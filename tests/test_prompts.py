@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captions.knowledge import describe_reagents, load_knowledge
@@ -124,6 +124,7 @@ def test_any_subset_can_be_masked(mask):
         assert (full[field] in row["prompt"]) == (field not in mask)
 
 
+@settings(deadline=None, max_examples=100)
 @given(st.sets(st.sampled_from(PROMPT_FIELDS)), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_dropout_takes_fields_and_is_drawn_from_the_seed(names, dropout, seed):
     kept, again = (drop_fields(names, dropout, np.random.default_rng(seed)) for _ in range(2))
@@ -165,6 +166,7 @@ def test_what_does_not_fit_is_counted():
     assert build(pd.DataFrame([reagent()]), max_tokens=99).problems == {}
 
 
+@settings(deadline=None, max_examples=100)
 @given(st.integers(0, 200))
 def test_fields_are_left_out_as_a_whole_in_the_stated_order(max_tokens):
     row = prompt(reagent(smiles="C" * 300), max_tokens=max_tokens)

@@ -4,7 +4,7 @@ import sys
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_knowledge import compounds, genes
 
@@ -140,6 +140,7 @@ def test_without_rdkit_there_is_one_clear_line(monkeypatch):
     assert describe(well(), clean=False)[0]["smiles"] == "CCO"
 
 
+@settings(deadline=None, max_examples=100)
 @given(st.text(alphabet="abcXYZ019", min_size=1), st.text(alphabet="-_ .()'", max_size=3))
 def test_names_are_equal_however_they_are_spelt(name, separators):
     spelt = separators.join(name.swapcase())

@@ -152,25 +152,23 @@ def protein_names(text: str) -> Iterator[str]:
     ['Serine/threonine-protein kinase mTOR', 'FRAP']
     """
     text = text.split(" [", 1)[0]
-    depth, start = 0, 0
-    for place, sign in enumerate(text + " ("):
-        # Only a bracket after a space opens a further name; "poly(ADP-ribose)" has none.
-        if sign == "(" and (depth or place == 0 or (text + " ")[place - 1] == " "):
-            if depth == 0:
+    start, open_names = 0, []
+    for place, sign in enumerate(text):
+        if sign == "(":
+            # Only a bracket after a space opens a further name; "poly(ADP-ribose)" has none.
+            opens_name = not open_names and text[:place].endswith(" ")
+            open_names.append(opens_name)
+            if opens_name:
                 yield from _name(text[start:place])
                 start = place + 1
-            depth += 1
-        elif sign == "(":
-            depth += 1
-        elif sign == ")" and depth:
-            depth -= 1
-            if depth == 0:
-                yield from _name(text[start:place])
-                start = place + 1
+        elif sign == ")" and open_names and open_names.pop() and not open_names:
+            yield from _name(text[start:place])
+            start = place + 1
+    yield from _name(text[start:])
 
 
 def _name(text: str) -> Iterator[str]:
-    text = text.strip(" ()")
+    text = text.strip()
     if text and not re.match(r"EC \d", text):
         yield text
 
