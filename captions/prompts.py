@@ -6,7 +6,7 @@ too (for evaluation), and training must filter them out by split.
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -250,7 +250,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def _write_fields(
-    wells: pd.DataFrame, described: Mapping[str, str], genes: pd.DataFrame, style: Preset
+    wells: pd.DataFrame, described: Mapping[Any, Any], genes: pd.DataFrame, style: Preset
 ) -> dict[str, str]:
     """All fields of one reagent, from its wells and what is known about it."""
     reagent = wells.iloc[0]

@@ -152,7 +152,8 @@ def protein_names(text: str) -> Iterator[str]:
     ['Serine/threonine-protein kinase mTOR', 'FRAP']
     """
     text = text.split(" [", 1)[0]
-    start, open_names = 0, []
+    start = 0
+    open_names: list[bool] = []
     for place, sign in enumerate(text):
         if sign == "(":
             # Only a bracket after a space opens a further name; "poly(ADP-ribose)" has none.
