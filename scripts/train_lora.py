@@ -119,8 +119,6 @@ def main() -> None:
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # steps without prompts
     accelerator = Accelerator(cpu=describe_config.use_cpu, kwargs_handlers=[ddp])
     set_seed(describe_config.seed)
-    if accelerator.is_main_process:
-        record_training_text(config, align_config.align_label_column)
     model_folder = Path(config.out) / "model"
     if config.phase in ("align", "both") and not (model_folder / ALIGN).is_dir():
         with recorded_seconds(config.out, ALIGN):
@@ -128,6 +126,8 @@ def main() -> None:
     if config.phase in ("describe", "both") and not (model_folder / DESCRIBE).is_dir():
         with recorded_seconds(config.out, DESCRIBE):
             run_describe(config, describe_config)
+    if accelerator.is_main_process:
+        record_training_text(config, align_config.align_label_column)
     accelerator.print(f"model: {model_folder}")
 
 
