@@ -79,8 +79,8 @@ def load_training_text(run: Path) -> pd.DataFrame:
     path = run / TRAINING_TEXT
     if not path.is_file():
         raise InputError(
-            f"{path} is missing: without what was trained on, no target can be called held out; run"
-            " scripts/train_lora.py on this run again (finished phases are not repeated)"
+            f"{path} is missing: without a record of what was trained on, no target can be called"
+            " held out; train again, scripts/train_lora.py writes it"
         )
     return pd.read_parquet(path)
 

@@ -123,11 +123,13 @@ def main() -> None:
     if config.phase in ("align", "both") and not (model_folder / ALIGN).is_dir():
         with recorded_seconds(config.out, ALIGN):
             run_align(config, align_config, describe_config.seed, accelerator)
+            if accelerator.is_main_process:
+                record_training_text(config, align_config.align_label_column, keep=False)
     if config.phase in ("describe", "both") and not (model_folder / DESCRIBE).is_dir():
         with recorded_seconds(config.out, DESCRIBE):
             run_describe(config, describe_config)
-    if accelerator.is_main_process:
-        record_training_text(config, align_config.align_label_column)
+            if accelerator.is_main_process:
+                record_training_text(config, align_config.align_label_column, keep=True)
     accelerator.print(f"model: {model_folder}")
 
 
@@ -224,18 +226,24 @@ def describe_examples(
     return torch.cat([tokens, drawn]), pd.concat(examples, ignore_index=True)
 
 
-def record_training_text(config: TrainConfig, label_column: str) -> None:
-    """Write OUT/training_text.parquet: the texts and labels that the phases see.
+def record_training_text(config: TrainConfig, label_column: str, keep: bool) -> None:
+    """Write OUT/training_text.parquet: the texts and labels that training saw.
 
-    Drawn lessons are left out: they are made of the words of facts, which name no perturbation.
+    Only where a phase was trained: captions that are built anew later must not replace what an
+    earlier phase saw, which `keep` keeps. Drawn lessons are left out: they are made of the words
+    of facts, which name no perturbation.
     """
     wells = load_wells(config.data).query(config.train_query)
     tables = [
         pd.read_parquet(captions_file(config.data, name))
         for name in ("prompts", "dialogues", "reagents")
     ]
-    with atomic_path(Path(config.out) / TRAINING_TEXT) as path:
-        collect_training_text(wells, *tables, label_column).to_parquet(path, index=False)
+    seen = collect_training_text(wells, *tables, label_column)
+    path = Path(config.out) / TRAINING_TEXT
+    if keep and path.is_file():
+        seen = pd.concat([pd.read_parquet(path), seen]).drop_duplicates()
+    with atomic_path(path) as temporary:
+        seen.to_parquet(temporary, index=False)
 
 
 def describe_checkpoints(out: str) -> Path:
