@@ -5,6 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captions.knowledge import describe_reagents, load_knowledge
+from captions.mentions import TermIndex, held_out_terms
+from captions.prompts import build_prompts
 from data.errors import InputError
 from eval.leaks import (
     LEAK_COLUMNS,
@@ -14,6 +17,7 @@ from eval.leaks import (
     refuse_leaks,
     summarize_leaks,
 )
+from eval.splits import held_out_targets
 
 TARGETS = ["PLK1", "HDAC3", "MTOR", "MET"]
 KEYS = ["AAAAAAAAAAAAAA-BBBBBBBBBB-N", "CCCCCCCCCCCCCC-BBBBBBBBBB-N"]
@@ -178,3 +182,37 @@ def test_all_that_training_sees_is_collected():
     assert table["Metadata_label"].tolist() == ["m", "n", ""]
     assert table["Metadata_InChIKey"].tolist() == [*KEYS, ""]
     assert set(find_leaks(table, TARGETS, reagents())["kind"]) == {"reagent"}
+
+
+def test_what_leaks_in_cpjump1s_official_split(shared):
+    """The finds that docs/prompts.md tells of."""
+    compounds = pd.read_csv(
+        shared / "cpjump1_profiles/JUMP-Target-1_compound_metadata_additional_annotations.tsv",
+        sep="\t",
+        dtype=str,
+        keep_default_na=False,
+    )
+    compounds = compounds[compounds["broad_sample"] != ""].assign(modality="compound", gene="")
+    orfs = pd.read_csv(shared / "annotation/JUMP-Target-1_orf_metadata.tsv", sep="\t", dtype=str)
+    orfs = orfs[orfs["gene"].notna() & (orfs["control_type"] != "negcon")]
+    orfs = orfs.assign(modality="orf", pert_iname=orfs["gene"], target_list=orfs["gene"])
+    kept = ["broad_sample", "modality", "pert_iname", "gene", "smiles", "target_list", "InChIKey"]
+    wells = pd.concat([compounds, orfs])[kept].fillna("").add_prefix("Metadata_")
+    wells = wells.assign(Metadata_Cell_type="U2OS", Metadata_Time=48)
+    held_out = held_out_targets(wells, "official")
+    is_test = [bool(held_out & set(row.split("|"))) for row in wells["Metadata_target_list"]]
+    wells["Metadata_split"] = ["test" if test else "train" for test in is_test]
+    knowledge = load_knowledge(shared / "annotation")
+    described = describe_reagents(wells, knowledge).table
+    genes = knowledge.look_up_genes(wells["Metadata_target_list"].str.split("|").explode())
+    index = TermIndex(held_out_terms(held_out, described, genes))
+    masked = build_prompts(wells, described, genes, max_tokens=160, held_out=index)
+    fields = [text.split(": ")[1].split()[0] for text in masked.problems["prompt_field_masked"]]
+    assert pd.Series(fields).value_counts().to_dict() == {"mechanism": 61, "function": 2}
+    # What is left is a fault of the split: fludarabine is held out, its phosphate trained on.
+    leaks = find_leaks(
+        masked.table.drop(columns="Metadata_target_list"), held_out, described, genes
+    )
+    assert set(leaks["target"]) == {"ADA"}
+    assert set(leaks["term"].str.lower()) == {"fludarabine"}
+    assert "fludarabine-phosphate" in leaks["example"].iloc[0]
