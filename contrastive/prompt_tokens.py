@@ -98,7 +98,8 @@ def read_prompts(
         if dropout:
             listed = row["Metadata_prompt_fields"].split("|")
             kept = drop_fields(listed, dropout, generator)
-            texts.append(join_fields(row, kept, row["Metadata_preset"]))
+            fields = {name: str(row[name]) for name in PROMPT_FIELDS}
+            texts.append(join_fields(fields, kept, row["Metadata_preset"]))
         else:
             texts.append(row["prompt"])
     tokens = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
