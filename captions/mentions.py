@@ -73,8 +73,10 @@ class TermIndex:
         """Return the terms that a text mentions, each once, in the order of the text."""
         found: dict[Term, None] = {}
         for smiles in _STRUCTURE.findall(text):
-            for spelling in (smiles, smiles.rstrip(".,;")):
-                found.update(dict.fromkeys(self._by_structure.get(spelling, [])))
+            # What closes the sentence may follow; a bracket can be either.
+            while smiles:
+                found.update(dict.fromkeys(self._by_structure.get(smiles, [])))
+                smiles = smiles[:-1] if smiles[-1] in ".,;:)]\"'" else ""
         words = tuple(_WORD.findall(_STRUCTURE.sub(" ", text)))
         lower = tuple(word.lower() for word in words)
         for start in range(len(words)):
