@@ -1,5 +1,6 @@
 """Phase describe: instruction tuning with TRL on the tokens of a frozen tower."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from data.errors import InputError
-from vlm.adapters import Vlm, bare
+from data.files import atomic_path
+from vlm.adapters import bare
+from vlm.checkpoints import last_checkpoint
+from vlm.lora import Vlm
 from vlm.processing import CellPaintingProcessor
 from vlm.wells import WellBank
 
@@ -27,11 +30,12 @@ def train_describe(
     tokens: torch.Tensor,
     dialogues: pd.DataFrame,
     args: SFTConfig,
-) -> None:
+) -> dict[str, torch.Tensor]:
     """Train the `describe` adapter (LoRA and projector), in place.
 
     The tower is frozen: its tokens were computed before, and a step costs what its text costs.
-    A run that was interrupted goes on from the last checkpoint in `args.output_dir`.
+    A run that was interrupted goes on from the last whole checkpoint in `args.output_dir`; beside
+    that folder, `describe_history.jsonl` gets what the Trainer logged.
 
     Parameters
     ----------
@@ -45,10 +49,16 @@ def train_describe(
     args : SFTConfig
         `max_length` is a limit that is checked, nothing is cut.
 
+    Returns
+    -------
+    dict of Tensor
+        The model's state, gathered from all processes.
+
     Raises
     ------
     InputError
-        When a dialogue is longer than `args.max_length`.
+        When a dialogue is longer than `args.max_length`; when the loss is not finite (the last
+        checkpoint is kept).
     """
     for name, parameter in model.named_parameters():
         if "vision_tower" in name or "_projection" in name:
@@ -64,10 +74,14 @@ def train_describe(
         processing_class=processor.tokenizer,
         data_collator=WellCollator(tokens, processor.tokenizer.pad_token_id),
     )
-    folder = Path(args.output_dir)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    last = last_checkpoint(Path(args.output_dir), args.world_size)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if trainer.is_world_process_zero():
+        records = [json.dumps(record) + "\n" for record in trainer.state.log_history]
+        with atomic_path(Path(args.output_dir).parent / "describe_history.jsonl") as path:
+            path.write_text("".join(records))
     model.eval()
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
 
 
 class DescribeTrainer(SFTTrainer):
@@ -87,6 +101,11 @@ class DescribeTrainer(SFTTrainer):
         """Return the mean loss over the answers' tokens."""
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
         loss = outputs.loss
+        if not torch.isfinite(loss):  # the Trainer would count it as 0 and go on
+            raise InputError(
+                f"phase describe: the loss is {loss.item()} at step {self.state.global_step}: "
+                "lower learning_rate; the last checkpoint is kept"
+            )
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss

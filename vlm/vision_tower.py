@@ -112,14 +112,16 @@ class CellPaintingVisionTower(PreTrainedModel):
             own = (self.readout_codes, self.group_codes)
             codes = nn.init.orthogonal_(torch.cat(own))
             for parameter, values in zip(own, codes.split([len(c) for c in own]), strict=True):
-                parameter.copy_(values)
+                if not _is_loaded(parameter):
+                    parameter.copy_(values)
             nn.init.zeros_(self.readout_residual.weight)
             nn.init.zeros_(self.readout_residual.bias)
             groups = torch.tensor(self.config.readout_groups)
             self.readout_groups.copy_(groups)
             # Readouts begin at zero, and stay there for what is never measured.
             nn.init.normal_(self.linear_maps, std=self.config.initializer_range)
-            nn.init.zeros_(self.linear_maps[..., self.config.hidden_size :])
+            if not _is_loaded(self.linear_maps):
+                self.linear_maps[..., self.config.hidden_size :] = 0.0
             nn.init.zeros_(self.reference_center)
             nn.init.ones_(self.reference_scale)
             ids = [stain_index(name) for name in self.config.channels]
@@ -311,6 +313,11 @@ class CellPaintingVisionTower(PreTrainedModel):
             center = control_features.median(dim=1, keepdim=True).values  # (B, 1, C, F)
         z = (channel_features - center) / self.reference_scale[self.stain_ids]
         return z.clamp(-MAX_DEVIATION, MAX_DEVIATION)
+
+
+def _is_loaded(parameter: torch.Tensor) -> bool:
+    """Whether a checkpoint has set it: initialisers look at this, plain assignments do not."""
+    return getattr(parameter, "_is_hf_initialized", False)
 
 
 def foreground(plane: torch.Tensor) -> torch.Tensor:
