@@ -16,6 +16,7 @@ from contrastive.align_model import AlignModel
 from contrastive.batches import TargetBatches
 from contrastive.checkpoints import Checkpoints, cut_history
 from contrastive.losses import rank_and_size
+from contrastive.prompt_tokens import fit_prompts, read_prompts
 from data.errors import InputError
 from vlm.adapters import ALIGN, bare
 from vlm.lora import merge_tower
@@ -54,7 +55,13 @@ class AlignConfig:
         default=8, metadata={"help": "targets of a batch whose reagents' prompts are read"}
     )
     align_max_prompt_tokens: int = field(
-        default=96, metadata={"help": "longer prompts are refused"}
+        default=96, metadata={"help": "of longer prompts whole fields are left out"}
+    )
+    align_field_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "chance of each field of a prompt to be left out, drawn at every reading"
+        },
     )
     align_optimizer: str = field(
         default="adamw", metadata={"help": "adamw, or adamw_8bit (bitsandbytes)"}
@@ -71,6 +78,8 @@ class AlignConfig:
     def __post_init__(self) -> None:
         if self.align_loss not in ("clip", "siglip"):
             raise InputError(f"align_loss is {self.align_loss!r}; expected clip or siglip")
+        if not 0 <= self.align_field_dropout <= 1:
+            raise InputError(f"align_field_dropout is {self.align_field_dropout}; expected 0 to 1")
         if self.align_optimizer not in ("adamw", "adamw_8bit"):
             raise InputError(
                 f"align_optimizer is {self.align_optimizer!r}; expected adamw or adamw_8bit"
@@ -81,7 +90,7 @@ def align(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     bank: WellBank,
-    prompts: pd.Series,
+    prompts: pd.DataFrame,
     effects: np.ndarray,
     config: AlignConfig,
     out: Path,
@@ -98,8 +107,8 @@ def align(
         The language model's.
     bank : WellBank
         Training wells only; a `PixelBank` where the adapter sits in the tower's backbone too.
-    prompts : Series of str
-        By reagent (Metadata_broad_sample).
+    prompts : DataFrame
+        From `captions.prompts.build_prompts`.
     effects : (n_wells, K) float32 array
         Measured effects of the fact slots, in the order of the bank; NaN where not measured.
     config : AlignConfig
@@ -118,8 +127,8 @@ def align(
     Raises
     ------
     InputError
-        When a reagent has no prompt or a prompt is too long; when the loss is not finite (the
-        last checkpoint is kept).
+        When a reagent has no prompt or one is too long even without optional fields; when the loss
+        is not finite (the last checkpoint is kept).
     """
     trained = AlignModel(
         model,
@@ -148,7 +157,15 @@ def align(
         config.align_num_unlabelled * size,
         seed,
     )
-    tokens = _tokenize(prompts, batches, tokenizer, config.align_max_prompt_tokens)
+    labelled = {reagent for reagents in batches.reagents_of.values() for reagent in reagents}
+    limit = config.align_max_prompt_tokens
+    prompts, left_out = fit_prompts(prompts, labelled, tokenizer, limit)
+    if left_out:
+        shown = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+        accelerator.print(
+            f"notice: prompt_field_left_out ({len(left_out)}): {shown}: longer than "
+            f"align_max_prompt_tokens = {limit}"
+        )
 
     first = checkpoints.resume()
     history = out / "align_history.jsonl"
@@ -172,7 +189,9 @@ def align(
             wells,
             torch.from_numpy(labels).to(accelerator.device),
             torch.from_numpy(effects[rows]).to(accelerator.device),
-            _pad([tokens[r] for r in prompted], tokenizer, accelerator.device)
+            read_prompts(prompts, prompted, tokenizer, config.align_field_dropout, generator).to(
+                accelerator.device
+            )
             if with_prompts
             else None,
         )
@@ -238,31 +257,6 @@ def _parameter_groups(model: AlignModel, config: AlignConfig) -> list[dict]:
             "weight_decay": config.align_weight_decay,
         },
     ]
-
-
-def _tokenize(
-    prompts: pd.Series, batches: TargetBatches, tokenizer: PreTrainedTokenizerBase, limit: int
-) -> dict[str, list[int]]:
-    """Token ids of each labelled reagent's prompt, with the end token that is read out."""
-    tokens = {}
-    for reagent in sorted({r for rs in batches.reagents_of.values() for r in rs}):
-        if reagent not in prompts.index:
-            raise InputError(f"prompts: no prompt for the reagent {reagent}: build captions again")
-        ids = [*tokenizer(prompts[reagent])["input_ids"], tokenizer.eos_token_id]
-        if len(ids) > limit:
-            raise InputError(
-                f"prompts: the prompt of {reagent} has {len(ids)} tokens, more than "
-                f"align_max_prompt_tokens = {limit}: raise it, or build captions with fewer fields"
-            )
-        tokens[reagent] = ids
-    return tokens
-
-
-def _pad(
-    tokens: list[list[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> dict[str, torch.Tensor]:
-    padded = tokenizer.pad({"input_ids": tokens}, padding_side="right", return_tensors="pt")
-    return {name: padded[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def _share(

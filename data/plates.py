@@ -295,6 +295,8 @@ def _read_reagents(path: Path, modality: str) -> pd.DataFrame:
             "Metadata_smiles": table.get("smiles", empty),
         }
     )
+    if "InChIKey" in table:  # the surest way to find a compound in other tables
+        reagents["Metadata_InChIKey"] = table["InChIKey"]
     if "simulated_active" in table:  # the simulator's truth, for judging abstention
         reagents["Metadata_simulated_active"] = table["simulated_active"].str.lower() == "true"
     return reagents.set_index("Metadata_broad_sample")

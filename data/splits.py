@@ -97,6 +97,16 @@ def assign_splits(
     return wells.assign(Metadata_split=np.where(test, "test", "train"))
 
 
+def unseen_targets(wells: pd.DataFrame) -> set[str]:
+    """Name the targets of "test" wells that no "train" well has (by Metadata_split)."""
+    listed = wells["Metadata_target_list"].map(_split_targets)
+    train, test = (
+        set(listed[wells["Metadata_split"] == part].explode().dropna())
+        for part in ("train", "test")
+    )
+    return test - train
+
+
 def check_no_overlap(wells: pd.DataFrame, held_out_targets: Iterable[str] | None = None) -> None:
     """Raise if training can see what the test evaluates.
 

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
+from captions.knowledge import Knowledge, load_knowledge
 from data.errors import InputError
 from eval import controls
 from eval.average_precision import NULL_SIZE, correct_p_values
 from eval.cellclip import cellclip_pool, cellclip_view
 from eval.corrections import correct
-from eval.leaks import leaked_targets
+from eval.leaks import describe_evaluated, find_leaks, refuse_leaks
 from eval.matching import PROTOCOLS
 from eval.notices import Notice, some
 from eval.profiles import Profiles, align
@@ -49,6 +50,11 @@ class Settings:
         Run the controls of `eval.controls` too.
     split : str or None
         "official" or "column": report held-out targets beside all, see `eval.splits`.
+    on_leak : str
+        What happens when held-out targets are known from training: "refuse" the run, or "exclude"
+        them from the held-out rows.
+    accept_leaks : tuple of str
+        Kinds of `eval.leaks.LEAK_KINDS` that do not count; they are noted.
     null_size, seed : int
         See `eval.average_precision.p_values`.
     """
@@ -57,6 +63,8 @@ class Settings:
     corrections: tuple[str, ...] = ("none",)
     controls: bool = True
     split: str | None = None
+    on_leak: str = "refuse"
+    accept_leaks: tuple[str, ...] = ()
     null_size: int = NULL_SIZE
     seed: int = 0
 
@@ -89,6 +97,7 @@ def run_benchmark(
     pool: pd.DataFrame | None = None,
     training_captions: pd.DataFrame | None = None,
     gene_pairs: dict[str, pd.DataFrame] | None = None,
+    knowledge: Knowledge | None = None,
 ) -> Benchmark:
     """Run the benchmark on one or more representations of the same wells.
 
@@ -102,14 +111,17 @@ def run_benchmark(
         default the reagents that are active in the baseline.
     training_captions : DataFrame, optional
         Text that a model was trained on, for the leak audit of held-out targets.
+    knowledge : Knowledge, optional
+        Synonyms for that audit; without it symbols, names and structures of the profiles are all.
     gene_pairs : dict of DataFrame, optional
         Known pairs of genes by name, see `eval.recall`.
 
     Raises
     ------
     InputError
-        When names repeat, a protocol is unknown, captions are given without a split, or the
-        input is wrong (see `eval.profiles` and the other modules).
+        When names repeat, a protocol is unknown, captions are given without a split, held-out
+        targets are known from training (see `Settings.on_leak`), or the input is wrong (see
+        `eval.profiles` and the other modules).
     """
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
@@ -119,7 +131,7 @@ def run_benchmark(
             raise InputError(f"unknown protocol {protocol}: choose from {', '.join(PROTOCOLS)}")
     groups = align(groups)
     notices = [(group.name, notice) for group in groups for notice in group.notices]
-    held_out, audited = _held_out(groups[0].meta, settings.split, training_captions)
+    held_out, audited = _held_out(groups[0].meta, settings, training_captions, knowledge)
     notices += [("all", notice) for notice in audited]
     fixed = None if pool is None else pool_by_condition(pool, groups[0])
     entries: list[Entry] = []
@@ -142,15 +154,21 @@ def run_benchmark(
 
 
 def _held_out(
-    meta: pd.DataFrame, split: str | None, captions: pd.DataFrame | None
+    meta: pd.DataFrame,
+    settings: Settings,
+    captions: pd.DataFrame | None,
+    knowledge: Knowledge | None,
 ) -> tuple[set[str], list[Notice]]:
     """Name the held-out targets that may be reported."""
-    if split is None:
+    if settings.split is None:
         if captions is not None:
             raise InputError("--training-captions needs --split: which targets are held out?")
         return set(), []
-    held_out = held_out_targets(meta, split)
-    return (held_out, []) if captions is None else audit(captions, held_out)
+    held_out = held_out_targets(meta, settings.split)
+    if captions is None:
+        where = "no --training-captions: whether the targets were held out was not checked"
+        return held_out, [Notice("leak_audit_missing", len(held_out), where)]
+    return audit(captions, held_out, meta, settings, knowledge)
 
 
 def _collect(
@@ -273,14 +291,45 @@ def _once(result: TaskResult) -> TaskResult:
     return TaskResult(result.task, result.condition, unique_sets(result.labels), result.n_pool)
 
 
-def audit(captions: pd.DataFrame, held_out: set[str]) -> tuple[set[str], list[Notice]]:
-    """Drop held-out targets that the training text names, and say so."""
-    leaked = leaked_targets(captions, held_out)
-    if not leaked:
-        return held_out, [Notice("leak_audit", 0, f"{len(held_out)} held-out targets are clean")]
-    clean = held_out - set(leaked)
-    where = f"{', '.join(leaked)} occur in training text: refused; {len(clean)} targets are left"
-    return clean, [Notice("leaked_target", len(leaked), where)]
+def audit(
+    captions: pd.DataFrame,
+    held_out: set[str],
+    meta: pd.DataFrame,
+    settings: Settings,
+    knowledge: Knowledge | None,
+) -> tuple[set[str], list[Notice]]:
+    """Refuse held-out targets that are known from training, or leave them out; say so.
+
+    Raises
+    ------
+    InputError
+        When targets leak and `on_leak` is "refuse", or none is left.
+    """
+    if settings.on_leak not in ("refuse", "exclude"):
+        raise InputError(f"on_leak is {settings.on_leak!r}: expected refuse or exclude")
+    genes = knowledge.look_up_genes(held_out) if knowledge else None
+    reagents = describe_evaluated(meta, knowledge or load_knowledge())
+    leaks = find_leaks(captions, held_out, reagents, genes)
+    if settings.on_leak == "refuse":
+        advice = "; or report the others with --on-leak exclude"
+        refuse_leaks(leaks, held_out, settings.accept_leaks, advice)
+    accepted = leaks["kind"].isin(list(settings.accept_leaks))
+    leaked, tolerated = (set(leaks.loc[rows, "target"]) for rows in (~accepted, accepted))
+    clean = held_out - leaked
+    if not clean:
+        refuse_leaks(leaks, held_out, settings.accept_leaks)
+    notices = []
+    if leaked:
+        where = (
+            f"{', '.join(sorted(leaked))} are known from training: {len(clean)} targets are left"
+        )
+        notices.append(Notice("leaked_target", len(leaked), where))
+    if tolerated & clean:
+        where = f"{some(sorted(tolerated & clean))}: {', '.join(settings.accept_leaks)} accepted"
+        notices.append(Notice("leak_accepted", len(tolerated & clean), where))
+    searched = "with synonyms" if knowledge else "without synonyms (no --knowledge)"
+    notices.append(Notice("leak_audit", len(leaked), f"{len(held_out)} targets, {searched}"))
+    return clean, notices
 
 
 def pool_by_condition(pool: pd.DataFrame, profiles: Profiles) -> Pool:

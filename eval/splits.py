@@ -3,6 +3,7 @@
 import pandas as pd
 
 from data.errors import InputError
+from data.splits import unseen_targets
 
 # The 32 test genes of datasplits/gene_compound_split_example_1.csv in the CPJUMP1 repository (CC0),
 # out of the 160 genes that have compounds, guides and an ORF.
@@ -38,9 +39,7 @@ def held_out_targets(meta: pd.DataFrame, split: str) -> set[str]:
     elif split == "column":
         if "Metadata_split" not in meta:
             raise InputError("split by column: the profiles have no column Metadata_split")
-        of_split = meta["Metadata_target_list"].str.split("|").groupby(meta["Metadata_split"])
-        targets = {name: set(lists.explode()) for name, lists in of_split}
-        held_out = targets.get("test", set()) - targets.get("train", set()) - {""}
+        held_out = unseen_targets(meta)
     else:
         raise InputError(f"unknown split {split}: choose official or column")
     if not held_out:

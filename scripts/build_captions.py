@@ -1,8 +1,12 @@
 """Write the texts of a prepared store: facts, prompts and dialogues.
 
-python scripts/build_captions.py --data PREPARED
+python scripts/build_captions.py --data PREPARED --annotation FOLDER
+
+What it could not find or fit is counted on the screen and in PREPARED/captions/report.json.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +15,15 @@ from _cli import parse_config, run_main
 
 from captions.dialogues import QUESTIONS_PER_WELL, build_dialogues
 from captions.facts import measure_effects, measure_facts
-from captions.knowledge import load_knowledge
-from captions.prompts import MAX_TOKENS, PROMPT_FIELDS, build_prompts
+from captions.knowledge import Knowledge, describe_reagents, load_knowledge
+from captions.knowledge.drugbank import find_drugbank, read_full
+from captions.knowledge.tables import split_list
+from captions.knowledge.uniprot import ask_uniprot
+from captions.mentions import TermIndex, held_out_terms
+from captions.prompts import MAX_TOKENS, PRESETS, PROMPT_FIELDS, build_prompts
+from data.errors import InputError
 from data.files import atomic_path
+from data.splits import unseen_targets
 from data.store import load_manifest, load_profiles, load_wells
 
 
@@ -25,21 +35,44 @@ class CaptionsConfig:
     annotation: str | None = field(
         default=None,
         metadata={
-            "help": "folder with refseq_gene_summaries.tsv, ReactomePathways.gmt, "
-            "repurposing_drugs_*.txt (each optional); without it the packaged sentences on the "
-            "simulated targets are used"
+            "help": "folder with annotation tables, each optional (docs/prompts.md lists them); "
+            "without it the packaged sentences on the simulated targets are used"
         },
+    )
+    drugbank: str | None = field(
+        default=None,
+        metadata={
+            "help": "DrugBank's full XML or its zip; or a release (5.1.13), downloaded with your "
+            "DRUGBANK_USERNAME and DRUGBANK_PASSWORD"
+        },
+    )
+    uniprot_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "ask UniProt about the store's genes and keep its answers in this folder"
+        },
+    )
+    preset: str = field(
+        default="enriched",
+        metadata={"help": f"how prompts are written: {' or '.join(PRESETS)} (as CellCLIP's)"},
     )
     mask: list[str] = field(
         default_factory=list,
-        metadata={
-            "help": f"prompt fields to leave empty, of: {', '.join(PROMPT_FIELDS)} "
-            "(the plain preset: mechanism function pathway)"
-        },
+        metadata={"help": f"prompt fields to leave empty, of: {', '.join(PROMPT_FIELDS)}"},
     )
     max_tokens: int = field(
         default=MAX_TOKENS,
         metadata={"help": "longest prompt; fields that do not fit are left out as a whole"},
+    )
+    mask_held_out: bool = field(
+        default=True,
+        metadata={"help": "empty the fields of training prompts that mention a held-out target"},
+    )
+    clean_smiles: bool = field(
+        default=True, metadata={"help": "strip salts, write canonical SMILES (needs RDKit)"}
+    )
+    strict: bool = field(
+        default=False, metadata={"help": "stop when anything is unknown, refused or left out"}
     )
     questions: float = field(
         default=QUESTIONS_PER_WELL, metadata={"help": "questions a well, on average"}
@@ -54,8 +87,25 @@ def main() -> None:
     wells = load_wells(options.data)
     profiles = load_profiles(options.data, normalized=True)
     facts, effects = measure_facts(profiles), measure_effects(profiles)
-    knowledge = load_knowledge(Path(options.annotation) if options.annotation else None)
-    prompts = build_prompts(wells, knowledge, options.mask, options.max_tokens)
+    knowledge = gather_knowledge(options, wells)
+    reagents, unknown = describe_reagents(wells, knowledge, options.clean_smiles)
+    genes = knowledge.look_up_genes(listed_targets(wells))
+    held_out = None
+    if options.mask_held_out and "Metadata_split" in wells:
+        held_out = TermIndex(held_out_terms(unseen_targets(wells), reagents, genes))
+    prompts, unfit = build_prompts(
+        wells,
+        reagents,
+        genes,
+        preset=options.preset,
+        mask=options.mask,
+        max_tokens=options.max_tokens,
+        held_out=held_out,
+    )
+    problems = knowledge.problems | unknown | unfit
+    if options.strict and problems:
+        shown = [f"{name}: {len(found)} ({found[0]})" for name, found in problems.items()]
+        raise InputError(f"strict: {'; '.join(shown)}; mend the tables, or leave out --strict")
     channels_present = {
         barcode: [
             stain
@@ -67,12 +117,48 @@ def main() -> None:
     dialogues = build_dialogues(wells, facts, channels_present, options.seed, options.questions)
 
     folder = Path(options.data) / "captions"
-    tables = {"facts": facts, "effects": effects, "prompts": prompts, "dialogues": dialogues}
+    tables = {
+        "facts": facts,
+        "effects": effects,
+        "prompts": prompts,
+        "dialogues": dialogues,
+        "reagents": reagents,
+        "genes": genes,
+    }
     for name, table in tables.items():
         with atomic_path(folder / f"{name}.parquet") as path:
-            table.to_parquet(path, index=False)
-    print(coverage(wells, facts, prompts, dialogues).to_string(header=False))
-    print(f"wrote {', '.join(f'{name}.parquet' for name in tables)} to {folder}")
+            table.to_parquet(path, index=name == "genes")
+    counts = coverage(wells, facts, prompts, dialogues)
+    report = {
+        "coverage": counts.to_dict(),
+        "problems": {n: {"count": len(found), "which": found} for n, found in problems.items()},
+        "sources": knowledge.sources.to_dict("index"),
+    }
+    with atomic_path(folder / "report.json") as path:
+        path.write_text(json.dumps(report, indent=2))
+    print(counts.to_string(header=False))
+    print_problems(problems)
+    print(f"wrote {', '.join(f'{name}.parquet' for name in tables)} and report.json to {folder}")
+
+
+def gather_knowledge(options: CaptionsConfig, wells: pd.DataFrame) -> Knowledge:
+    """Load the annotation folder and what else the options name."""
+    more = [read_full(find_drugbank(options.drugbank))] if options.drugbank else []
+    if options.uniprot_cache:
+        more.append(ask_uniprot(listed_targets(wells), Path(options.uniprot_cache)))
+    return load_knowledge(Path(options.annotation) if options.annotation else None, more)
+
+
+def listed_targets(wells: pd.DataFrame) -> set[str]:
+    """Name all targets of a store's reagents."""
+    return set(wells["Metadata_target_list"].map(split_list).explode().dropna())
+
+
+def print_problems(problems: Mapping[str, list[str]]) -> None:
+    """Print a line a problem: its name, how many, and the first three."""
+    for name, found in problems.items():
+        more = ", ..." if len(found) > 3 else ""
+        print(f"notice: {name} ({len(found)}): {', '.join(found[:3])}{more}")
 
 
 def coverage(
@@ -91,9 +177,8 @@ def coverage(
         "prompts": str(len(prompts)),
     }
     for name in PROMPT_FIELDS:
-        texts = [text for text in zip(prompts[name], prompts["prompt"], strict=True) if text[0]]
-        said = sum(text in prompt for text, prompt in texts)
-        table[f"prompts with {name}"] = f"{said} of {len(texts)} known"
+        said = sum(name in fields.split("|") for fields in prompts["Metadata_prompt_fields"])
+        table[f"prompts with {name}"] = f"{said} of {(prompts[name] != '').sum()} known"
     for kind, count in dialogues["kind"].value_counts().items():
         table[f"dialogues: {kind}s"] = str(count)
     return pd.Series(table)

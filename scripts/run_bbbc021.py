@@ -20,6 +20,7 @@ from _cli import parse_config, run_main
 
 from data.files import atomic_path
 from data.store import load_wells
+from eval.leaks import find_leaks, load_described, load_training_text, refuse_leaks
 from eval.matching import mechanism_matching
 from eval.profiles import read_profiles
 from eval.report import table, text
@@ -115,6 +116,15 @@ def run_fold(config: Bbbc021Config, run: Path, data: Path, held_out: list[str]) 
         )  # fmt: skip
 
 
+def refuse_leaked_compounds(run: Path, data: Path, held_out: list[str]) -> None:
+    """Refuse a fold whose held-out compounds were trained on or named (their mechanisms may be)."""
+    reagents, _ = load_described(data)
+    compounds = reagents.assign(
+        Metadata_target_list=reagents["Metadata_broad_sample"], mechanism=""
+    )
+    refuse_leaks(find_leaks(load_training_text(run), held_out, compounds), held_out)
+
+
 def score_folds(
     out: Path, data: Path, folds: list[tuple[list[str], list[str]]]
 ) -> dict[str, dict[str, float]]:
@@ -146,6 +156,8 @@ def _representation(run: Path, data: Path, name: str) -> Representation:
 
 def report(out: Path, data: Path, folds: list[tuple[list[str], list[str]]]) -> None:
     """Write metrics.json and report.html over the folds, and print the tables."""
+    for number, (held_out, _) in enumerate(folds):
+        refuse_leaked_compounds(out / f"fold_{number}", data, held_out)
     wells = load_wells(data)
     for name in ("descriptions", "descriptions_blank"):
         parts = []

@@ -20,11 +20,13 @@ import pandas as pd
 import yaml
 from _cli import run_main
 
+from captions.knowledge import load_knowledge
 from data.errors import InputError
 from eval.average_precision import NULL_SIZE
 from eval.benchmark import Settings, run_benchmark
 from eval.benchmark_report import write_benchmark
 from eval.corrections import CORRECTIONS
+from eval.leaks import LEAK_KINDS
 from eval.matching import PROTOCOLS
 from eval.profiles import load_profiles
 from eval.recall import read_pairs
@@ -57,9 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--training-captions",
         type=Path,
-        help="Parquet of the text trained on (Metadata_split): held-out targets that it names "
-        "are refused",
+        help="Parquet of what was trained on, such as RUN/training_text.parquet: held-out targets "
+        "that it knows are refused",
     )
+    add("--knowledge", type=Path, help="folder of annotation tables: synonyms for that audit")
+    add("--on-leak", default="refuse", choices=["refuse", "exclude"], help="the run or the target")
+    add("--accept-leaks", nargs="+", default=[], choices=LEAK_KINDS, help="that do not count")
     add("--gene-pairs", nargs="+", type=Path, default=[], help="known gene pairs (.csv, .gmt)")
     add("--null-size", type=int, default=NULL_SIZE, help="random rankings behind a p-value")
     add("--seed", type=int, default=0)
@@ -114,12 +119,15 @@ def main() -> None:
             corrections=tuple(flags.corrections),
             controls=flags.controls,
             split=flags.split,
+            on_leak=flags.on_leak,
+            accept_leaks=tuple(flags.accept_leaks),
             null_size=flags.null_size,
             seed=flags.seed,
         ),
         pool=_table(flags.pool, "pool"),
         training_captions=pd.read_parquet(_existing(captions, "captions")) if captions else None,
         gene_pairs={Path(path).stem: read_pairs(path) for path in flags.gene_pairs},
+        knowledge=load_knowledge(flags.knowledge) if flags.knowledge else None,
     )
     write_benchmark(benchmark, flags.out, shlex.join(["run_benchmark.py", *sys.argv[1:]]))
     shown = pd.DataFrame(benchmark.records).query("control == '' and split == 'all'")

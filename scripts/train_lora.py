@@ -34,7 +34,9 @@ from contrastive.plan import plan_text
 from contrastive.trainer import AlignConfig, align
 from data.channels import CHANNELS
 from data.errors import InputError
+from data.files import atomic_path
 from data.store import load_manifest, load_wells
+from eval.leaks import TRAINING_TEXT, collect_training_text
 from vlm.adapters import (
     ALIGN,
     DESCRIBE,
@@ -186,6 +188,9 @@ def main() -> None:
                 run_align(config, lora, align_config, sft, accelerator)
             else:
                 run_describe(config, lora, sft, accelerator)
+            if accelerator.is_main_process:
+                label = align_config.align_label_column
+                record_training_text(config, label, keep=phase == DESCRIBE)
     accelerator.print(f"model: {out / 'model'}")
 
 
@@ -258,7 +263,7 @@ def run_align(
         peft_model,
         processor.tokenizer,
         bank,
-        prompts.set_index("Metadata_broad_sample")["prompt"],
+        prompts,
         effects.to_numpy(np.float32),
         align_config,
         out,
@@ -337,6 +342,26 @@ def describe_examples(
     lessons["well"] = np.arange(len(lessons)) + len(tokens)
     examples = [rows_of_wells(measured, bank.wells), lessons]
     return torch.cat([tokens, drawn]), pd.concat(examples, ignore_index=True)
+
+
+def record_training_text(config: TrainConfig, label_column: str, keep: bool) -> None:
+    """Write OUT/training_text.parquet: the texts and labels that training saw.
+
+    Only where a phase was trained: captions that are built anew later must not replace what an
+    earlier phase saw, which `keep` keeps. Drawn lessons are left out: they are made of the words
+    of facts, which name no perturbation.
+    """
+    wells = load_wells(config.data).query(config.train_query)
+    tables = [
+        pd.read_parquet(captions_file(config.data, name))
+        for name in ("prompts", "dialogues", "reagents")
+    ]
+    seen = collect_training_text(wells, *tables, label_column)
+    path = Path(config.out) / TRAINING_TEXT
+    if keep and path.is_file():
+        seen = pd.concat([pd.read_parquet(path), seen]).drop_duplicates()
+    with atomic_path(path) as temporary:
+        seen.to_parquet(temporary, index=False)
 
 
 def describe_checkpoints(out: Path) -> Path:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from tiny import tiny_adapter, tiny_bank, tiny_model
 
+from captions.prompts import PROMPT_FIELDS, join_fields
 from contrastive.trainer import AlignConfig, align
 from data.errors import InputError
 from vlm.adapters import ALIGN
@@ -51,10 +52,21 @@ def settings(**changed) -> AlignConfig:
     return AlignConfig(**values | changed)
 
 
-def prompts_of(bank: WellBank) -> pd.Series:
-    names = bank.wells["Metadata_broad_sample"].unique()
-    targets = bank.wells.groupby("Metadata_broad_sample")["Metadata_target_list"].first()
-    return pd.Series([f"{name}, target {targets[name]}" for name in names], index=names)
+def prompts_of(bank: WellBank) -> pd.DataFrame:
+    """Prompts as `build_prompts` makes them, with a context, an identity and a mechanism."""
+    reagents = bank.wells.drop_duplicates("Metadata_broad_sample")
+    fields = dict.fromkeys(PROMPT_FIELDS, "") | {
+        "context": "U2OS",
+        "identity": reagents["Metadata_broad_sample"],
+        "mechanism": "target " + reagents["Metadata_target_list"],
+    }
+    table = reagents[["Metadata_broad_sample"]].assign(
+        **fields,
+        Metadata_preset="enriched",
+        Metadata_prompt_fields="context|identity|mechanism",
+    )
+    table["prompt"] = [join_fields(row, PROMPT_FIELDS) for row in table.to_dict("records")]
+    return table
 
 
 def effects_of(bank: WellBank) -> np.ndarray:
@@ -199,16 +211,36 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
 
 
 def test_a_reagent_without_a_prompt_is_named(tmp_path):
-    prompts = prompts_of(tiny_bank()).drop("crispr-2")
+    prompts = prompts_of(tiny_bank())
+    prompts = prompts[prompts["Metadata_broad_sample"] != "crispr-2"]
     with pytest.raises(InputError, match="no prompt for the reagent crispr-2"):
         run(tmp_path, prompts=prompts)
 
 
-def test_a_prompt_that_is_too_long_is_named(tmp_path):
+def test_a_prompt_that_is_too_long_loses_fields_and_is_named(tmp_path, capsys):
     prompts = prompts_of(tiny_bank())
-    prompts["compound-1"] = "nocodazole " * 100
-    with pytest.raises(InputError, match=r"prompt of compound-1 has \d+ tokens, more than .* = 96"):
+    first = prompts["Metadata_broad_sample"] == "compound-1"
+    prompts.loc[first, "mechanism"] = "nocodazole " * 100
+    prompts.loc[first, "prompt"] = f"U2OS: compound-1. {'nocodazole ' * 100}."
+    run(tmp_path, config=settings(align_steps=1), prompts=prompts)
+    assert "prompt_field_left_out (1): compound-1: mechanism" in capsys.readouterr().out
+    prompts.loc[first, "identity"] = "nocodazole " * 100
+    with pytest.raises(
+        InputError, match=r"identity of compound-1 are \d+ tokens, more than .* = 96"
+    ):
         run(tmp_path, prompts=prompts)
+
+
+def test_field_dropout_reads_other_prompts_and_is_reproducible(tmp_path):
+    def losses(name: str, dropout: float) -> list[float]:
+        run(tmp_path / name, config=settings(align_steps=4, align_field_dropout=dropout))
+        lines = (tmp_path / name / "align_history.jsonl").read_text().splitlines()
+        return [json.loads(line)["prompt"] for line in lines]
+
+    full, dropped = losses("full", 0.0), losses("dropped", 1.0)
+    assert losses("again", 1.0) == dropped != full
+    with pytest.raises(InputError, match="align_field_dropout is 2"):
+        settings(align_field_dropout=2)
 
 
 def test_an_unknown_loss_is_named():

@@ -68,7 +68,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_three_tables_are_written(run, store):
+def test_the_tables_are_written(run, store):
     code, printed, errors = run("--data", store, "--mask", "pathway", "function")
     assert (code, errors) == (0, [])
     facts, prompts, dialogues = (
@@ -88,8 +88,72 @@ def test_the_three_tables_are_written(run, store):
         "dialogues.parquet",
         "effects.parquet",
         "facts.parquet",
+        "genes.parquet",
         "prompts.parquet",
+        "reagents.parquet",
+        "report.json",
     ]
+    report = json.loads((store / "captions" / "report.json").read_text())
+    assert report["problems"] == {}
+    assert report["coverage"]["prompts with mechanism"] == "1 of 1 known"
+    assert report["sources"]["packaged sentences"]["licence"] == "Apache-2.0"
+    reagents = pd.read_parquet(store / "captions" / "reagents.parquet")
+    assert reagents["mechanism_source"].tolist() == ["packaged sentences", ""]
+    assert pd.read_parquet(store / "captions" / "genes.parquet").index.tolist() == ["MTOR"]
+
+
+def test_what_is_unknown_or_refused_is_counted_and_fatal_only_when_asked(run, store, tmp_path):
+    for name in ("wells", "profiles_normalized"):
+        table = pd.read_parquet(store / f"{name}.parquet")
+        treated = table["Metadata_broad_sample"] == "BRD-1"
+        table.loc[treated, "Metadata_smiles"] = "C1CC"
+        table.loc[treated, "Metadata_target_list"] = "MTOR|NOSUCH"
+        table.loc[treated, "Metadata_pert_iname"] = "novel"
+        table.to_parquet(store / f"{name}.parquet")
+    annotation = tmp_path / "annotation"
+    annotation.mkdir()
+    (annotation / "ReactomePathways.gmt").write_text("")
+    code, printed, errors = run("--data", store, "--annotation", annotation)
+    assert (code, errors) == (0, [])
+    problems = json.loads((store / "captions" / "report.json").read_text())["problems"]
+    assert {name: found["count"] for name, found in problems.items()} == {
+        "table_empty": 1,
+        "compound_unknown": 1,
+        "smiles_refused": 1,
+        "gene_unknown": 1,
+        "prompt_field_left_out": 1,
+    }
+    assert "notice: smiles_refused (1): BRD-1 (novel): C1CC" in printed
+    code, _, errors = run("--data", store, "--annotation", annotation, "--strict")
+    assert (code, len(errors)) == (2, 1)
+    assert "strict: table_empty: 1 (Reactome)" in errors[0]
+
+
+def test_training_prompts_do_not_mention_what_is_held_out(run, store):
+    wells = pd.read_parquet(store / "wells.parquet")
+    other = wells[wells["Metadata_broad_sample"] == "BRD-1"].assign(
+        Metadata_broad_sample="BRD-2",
+        Metadata_pert_iname="AZD8055",
+        Metadata_target_list="PIK3CA",
+        Metadata_split="test",
+        Metadata_Plate="P2",
+    )
+    pd.concat([wells, other]).to_parquet(store / "wells.parquet")
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["plates"]["P2"] = manifest["plates"]["P1"]
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    # AZD8055 is held out and an mTOR inhibitor, as torin-1 is: its mechanism is masked there.
+    assert run("--data", store)[0] == 0
+    prompts = pd.read_parquet(store / "captions" / "prompts.parquet")
+    mechanisms = prompts.set_index("Metadata_broad_sample")["mechanism"]
+    assert mechanisms.to_dict() == {
+        "BRD-1": "",
+        "BRD-2": "mTOR inhibitor, target PIK3CA",
+        "DMSO": "",
+    }
+    assert run("--data", store, "--mask_held_out", "false")[0] == 0
+    prompts = pd.read_parquet(store / "captions" / "prompts.parquet")
+    assert (prompts["mechanism"] != "").sum() == 2
 
 
 @pytest.mark.parametrize(

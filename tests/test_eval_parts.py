@@ -1,4 +1,4 @@
-"""The small parts of the evaluation: intervals, recall, splits, leak audit, report, doctests."""
+"""The small parts of the evaluation: intervals, recall, splits, report, doctests."""
 
 import doctest
 import importlib
@@ -13,7 +13,6 @@ import eval as package
 from data.errors import InputError
 from eval import report
 from eval.bootstrap import bootstrap_means, communities, interval
-from eval.leaks import leaked_targets
 from eval.published import published_fractions
 from eval.recall import gene_recall, read_pairs
 from eval.splits import OFFICIAL_TEST_TARGETS, held_out_targets
@@ -114,25 +113,6 @@ def test_held_out_targets_come_from_the_official_list_or_the_column():
         held_out_targets(wells[["Metadata_target_list"]], "column")
     with pytest.raises(InputError, match="unknown split"):
         held_out_targets(wells, "random")
-
-
-def test_the_audit_finds_symbols_as_words_in_any_text_column():
-    prompts = pd.DataFrame(
-        {
-            "Metadata_split": ["train", "train", "test"],
-            "Metadata_target_list": ["HDAC3", "HDAC3", "BTK"],
-            "prompt": ["inhibits Plk1 and PLK1-like kinases", "nothing here", "BTK"],
-            "function": ["", "HDAC30 is another gene; (HCK).", None],
-        }
-    )
-    held_out = {"PLK1", "HDAC3", "HCK", "BTK"}
-    assert leaked_targets(prompts, held_out) == {"HCK": 1, "PLK1": 1}
-    with pytest.raises(InputError, match="Metadata_split is missing"):
-        leaked_targets(prompts.drop(columns="Metadata_split"), held_out)
-    with pytest.raises(InputError, match="no row has"):
-        leaked_targets(prompts[2:], held_out)
-    with pytest.raises(InputError, match="no column of text"):
-        leaked_targets(prompts.filter(like="Metadata_"), held_out)
 
 
 def test_reports_escape_text_and_need_no_other_file():

@@ -4,6 +4,7 @@ import json
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_a_given_pool_is_used_and_checked(table):
         run_benchmark([group(table, "x")], quick, whole)
 
 
-def test_a_target_in_the_training_text_is_refused(table):
+def test_a_target_known_from_training_stops_the_run_or_is_left_out(table):
     quick = Settings(protocols=("published",), controls=False, split="column", **QUICK)
     captions = pd.DataFrame(
         {
@@ -174,20 +175,37 @@ def test_a_target_in_the_training_text_is_refused(table):
             "prompt": ["knocks out gene003 in U2OS", "names GENE004, but is not trained on"],
         }
     )
-    benchmark = run_benchmark([group(table, "x")], quick, training_captions=captions)
+    with pytest.raises(
+        InputError, match=r"1 of \d+ held-out .*: GENE003 \(gene GENE003\).*exclude"
+    ):
+        run_benchmark([group(table, "x")], quick, training_captions=captions)
+    excluding = replace(quick, on_leak="exclude")
+    benchmark = run_benchmark([group(table, "x")], excluding, training_captions=captions)
     held_out = benchmark.labels.query("split == 'held_out' and task == 'gene_compound'")
     assert "GENE003" not in set(held_out["label"])
     assert "GENE004" in set(held_out["label"])
     (notice,) = benchmark.notices.query("name == 'leaked_target'").itertuples()
     assert notice.count == 1
-    assert "GENE003 occur in training text" in notice.where
+    assert "GENE003 are known from training" in notice.where
+    assert "without synonyms" in benchmark.notices.set_index("name")["where"]["leak_audit"]
+    accepting = replace(quick, accept_leaks=("gene",))
+    benchmark = run_benchmark([group(table, "x")], accepting, training_captions=captions)
+    held_out = benchmark.labels.query("split == 'held_out' and task == 'gene_compound'")
+    assert "GENE003" in set(held_out["label"])
+    assert benchmark.notices.set_index("name")["count"]["leak_accepted"] == 1
     with pytest.raises(InputError, match="needs --split"):
         run_benchmark([group(table, "x")], Settings(**QUICK), training_captions=captions)
     everything = captions.assign(
         prompt=" ".join(table["Metadata_target_list"].str.split("|").sum())
     )
-    refused = run_benchmark([group(table, "x")], quick, training_captions=everything)
-    assert not find(refused, split="held_out")
+    with pytest.raises(InputError, match="held-out targets are known from training"):
+        run_benchmark([group(table, "x")], excluding, training_captions=everything)
+
+
+def test_held_out_without_an_audit_is_noted(table):
+    quick = Settings(protocols=("published",), controls=False, split="column", **QUICK)
+    notices = run_benchmark([group(table, "x")], quick).notices.set_index("name")
+    assert "not checked" in notices["where"]["leak_audit_missing"]
 
 
 def test_plates_without_controls_are_counted_and_the_others_scored(table):

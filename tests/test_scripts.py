@@ -124,6 +124,7 @@ def test_training_leaves_a_model_folder_and_its_history(trained):
         "describe_history.jsonl",
         "train_seconds.json",
         "training.json",
+        "training_text.parquet",
     }  # no checkpoints: a new model must not go on from these
     wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
     assert wells["Metadata_simulated"].all()
@@ -154,6 +155,24 @@ def test_a_new_model_owes_nothing_to_an_older_one(trained, run):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():  # and the same seed gives the same model
             assert torch.allclose(value, theirs[name], atol=1e-6), name
+
+
+def test_the_audit_finds_a_run_clean_and_a_planted_leak(trained, run):
+    paths = ("--run", "run", "--data", "prepared")
+    code, printed, _ = run("audit_leakage", *paths)
+    assert code == 0
+    assert "held-out targets are clean" in printed
+    path = trained / "run" / "training_text.parquet"
+    honest = pd.read_parquet(path)
+    wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
+    target = wells.loc[wells["Metadata_split"] == "test", "Metadata_target_list"].max()
+    honest.assign(text=honest["text"] + f" {target} is known").to_parquet(path)
+    code, _, error = run("audit_leakage", *paths)
+    assert code == 2
+    assert f"1 of 1 held-out targets are known from training: {target} (gene {target})" in error
+    assert run("audit_leakage", *paths, "--accept_leaks", "gene")[0] == 0
+    assert run("report_run", *paths)[0] == 2
+    honest.to_parquet(path)
 
 
 def test_wells_are_embedded(trained, run):
