@@ -55,12 +55,6 @@ def illumination_field(
     return field.clip(min=0.05).reshape(-1, height, width)
 
 
-def correct_illumination(pixels: NDArray, coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide a site's (C, H, W) pixels by the plate's illumination function."""
-    field = illumination_field(coefficients, *pixels.shape[1:])
-    return np.divide(pixels, field, dtype=np.float32)
-
-
 @lru_cache(maxsize=2)
 def _terms(height: int, width: int) -> NDArray[np.float32]:
     """Return (6, height * width): the terms of a quadratic at the pixels' centres."""

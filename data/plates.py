@@ -1,9 +1,10 @@
 """Local TIFF plates in JUMP's layout: platemap, metadata tables and image names into wells."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -38,11 +39,24 @@ METADATA_COLUMNS = (
 
 @dataclass(frozen=True)
 class Site:
-    """One field of view: where its channel images lie (None where a stain was not imaged)."""
+    """One field of view.
+
+    Attributes
+    ----------
+    well : str
+    number : int
+    files : tuple of Path, str or None
+        Where its channel images lie: a local path, a key of an object store, None where a stain was
+        not imaged.
+    objects : tuple of (int, str)
+        Size in bytes and version of each file, where the source already knows them (object stores);
+        otherwise the file system is asked.
+    """
 
     well: str
     number: int
-    files: tuple[Path | None, ...]
+    files: tuple[Path | str | None, ...]
+    objects: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,13 @@ class Plate:
         Sorted by well and number; every well has at least one.
     read : callable
         Site to (C, H, W) integer pixels; picklable, so that it can run in another process.
+    illumination : callable or None
+        Returns the published illumination functions as float32 (C, H, W); picklable and hashable.
+        None: they are estimated from the plate.
+    profiles : callable or None
+        Returns published profiles: Metadata_Well and features, one row a well; None without any.
+    version : str
+        Changes when published illumination functions or profiles do.
     """
 
     barcode: str
@@ -70,6 +91,9 @@ class Plate:
     wells: pd.DataFrame
     sites: tuple[Site, ...]
     read: Callable[[Site], NDArray]
+    illumination: Callable[[], NDArray[np.float32]] | None = None
+    profiles: Callable[[], pd.DataFrame] | None = None
+    version: str = ""
 
 
 def read_plates(folder: str | Path) -> list[Plate]:
@@ -112,7 +136,7 @@ def read_plates(folder: str | Path) -> list[Plate]:
     for row, record in enumerate(table.to_dict("records"), start=2):
         experiment = {str(column): str(value) for column, value in record.items()}
         barcode = experiment["Assay_Plate_Barcode"]
-        wells = _read_wells(folder, experiment, f"{path} row {row}")
+        wells = read_wells(folder, experiment, f"{path} row {row}")
         sites = _find_sites(folder / "images" / barcode, barcode, channels, stains)
         imaged = {site.well for site in sites}
         platemap = folder / "platemaps" / f"{experiment['Plate_Map_Name']}.tsv"
@@ -154,24 +178,38 @@ def read_site(site: Site) -> NDArray[np.uint16]:
         Naming the file: missing, unreadable, not 16 bit, not one plane, or another size than the
         site's other channels.
     """
-    planes = {path: read_tiff(path) for path in site.files if path is not None}
-    first, shape = next((path, plane.shape) for path, plane in planes.items())
-    for path, plane in planes.items():
+    return stack_planes([path and read_tiff(path) for path in site.files], site)
+
+
+def stack_planes(planes: Sequence[NDArray | None], site: Site) -> NDArray[np.uint16]:
+    """Stack a site's (H, W) planes to (C, H, W), None as a zero plane; all have to be of one size.
+
+    Raises
+    ------
+    InputError
+        Naming the file whose size differs.
+    """
+    imaged = [(plane, path) for plane, path in zip(planes, site.files, strict=True) if path]
+    shape = imaged[0][0].shape
+    for plane, path in imaged:
         if plane.shape != shape:
             raise InputError(
                 f"{path}: size is {plane.shape[0]} x {plane.shape[1]} pixels, expected "
-                f"{shape[0]} x {shape[1]} as in {first.name}"
+                f"{shape[0]} x {shape[1]} as in {Path(imaged[0][1]).name}"
             )
     blank = np.zeros(shape, np.uint16)
-    return np.stack([blank if path is None else planes[path] for path in site.files])
+    return np.stack([blank if plane is None else plane for plane in planes])
 
 
-def read_tiff(path: Path) -> NDArray[np.uint16]:
-    """Read one 16-bit single-channel TIFF as a (H, W) array; errors name the file."""
+def read_tiff(path: Path | str, content: IO[bytes] | None = None) -> NDArray[np.uint16]:
+    """Read one 16-bit single-channel TIFF as a (H, W) array; errors name the file.
+
+    `content` is what to read in place of the file, when it has been fetched already.
+    """
     # Pillow and not tifffile: JUMP's files are LZW-compressed, which tifffile reads only with
     # another package.
     try:
-        with Image.open(path) as image:
+        with Image.open(content or path) as image:
             frames = getattr(image, "n_frames", 1)
             plane = np.asarray(image)
     except FileNotFoundError:
@@ -186,19 +224,25 @@ def read_tiff(path: Path) -> NDArray[np.uint16]:
     return plane.astype(np.uint16, copy=False)
 
 
-def read_table(path: Path, columns: list[str], sep: str = "\t") -> pd.DataFrame:
+def read_table(
+    path: Path | str, columns: list[str], sep: str = "\t", content: IO[bytes] | None = None
+) -> pd.DataFrame:
     """Read a table as strings ("" where empty or NA) and check that it has the columns.
+
+    `content` is what to read in place of the file, when it has been fetched already.
 
     Raises
     ------
     InputError
         When the file is missing, unreadable, without rows, or lacks a column.
     """
-    if not path.is_file():
+    if content is None and not Path(path).is_file():
         raise InputError(f"{path}: file is missing; expected a table with {', '.join(columns)}")
     try:
         # "NA" is JUMP's empty; only whole-cell values count, so the sodium in a name is safe.
-        table = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, na_values=["NA"])
+        table = pd.read_csv(
+            content or path, sep=sep, dtype=str, keep_default_na=False, na_values=["NA"]
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable table ({error})") from None
     missing = [column for column in columns if column not in table]
@@ -224,8 +268,28 @@ def _read_channels(path: Path) -> dict[str, str]:
     return stains
 
 
-def _read_wells(folder: Path, experiment: dict[str, str], where: str) -> pd.DataFrame:
-    """Join platemap, reagent metadata and the experiment's row; the index is the platemap's."""
+def read_wells(folder: Path, experiment: dict[str, str], where: str) -> pd.DataFrame:
+    """Join platemap, reagent metadata and the experiment's row into a plate's wells.
+
+    Parameters
+    ----------
+    folder : path
+        Holds platemaps/<Plate_Map_Name>.tsv and metadata/<modality>_metadata.tsv.
+    experiment : dict
+        Plate_Map_Name, Assay_Plate_Barcode, Perturbation (the modality), Cell_type and Time.
+    where : str
+        Names the experiment's row in errors.
+
+    Returns
+    -------
+    DataFrame
+        `METADATA_COLUMNS`; the index is the row of the platemap, whose empty wells are left out.
+
+    Raises
+    ------
+    InputError
+        Naming file and row.
+    """
     modality = experiment["Perturbation"]
     if modality not in ("compound", "crispr", "orf"):
         raise InputError(f"{where}: Perturbation is {modality!r}, expected compound, crispr or orf")
@@ -278,7 +342,9 @@ def _read_reagents(path: Path, modality: str) -> pd.DataFrame:
         raise InputError(f"{path} row {row + 2}: {table['broad_sample'][row]} is listed twice")
     negative = table["control_type"] == "negcon"
     empty = pd.Series("", index=table.index)
-    targets = table.get("target_list", empty) if modality == "compound" else table["gene"]
+    # The pilot's first table of compounds names one gene each; the later ones have all targets.
+    listed = "target_list" if modality == "compound" and "target_list" in table else "gene"
+    targets = table.get(listed, empty)
     reagents = pd.DataFrame(
         {
             "Metadata_broad_sample": table["broad_sample"],

@@ -1,9 +1,11 @@
 """Quality of a site in three numbers; they are recorded, and nothing is dropped for them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 
 def measure_quality(
@@ -15,8 +17,9 @@ def measure_quality(
     ----------
     raw : array (C, H, W)
         As the camera gave it, saturated pixels at the largest value of its integer type.
-    scaled : float32 array (C, H, W)
-        Illumination corrected; 0 is the reference's background and 1 its bright end.
+    scaled : float32 array (C, size, size)
+        What is stored: shrunk, illumination corrected, 0 the reference's background and 1 its
+        bright end.
     channels : sequence of str
         The stain of each plane; planes without signal are left out.
 
@@ -34,8 +37,11 @@ def measure_quality(
     dna = next((i for i in present if channels[i] == "DNA"), present[0])
     largest = np.iinfo(raw.dtype).max
     return {
-        "QC_Focus": power_slope(scaled[dna]),
-        "QC_Saturation": max(float((raw[i] == largest).mean()) for i in present),
+        # Blur shows at full resolution, and uneven light does not change the fine structure.
+        "QC_Focus": power_slope(raw[dna]),
+        "QC_Saturation": max(
+            float((raw[i] == largest).mean()) if raw[i].max() == largest else 0.0 for i in present
+        ),
         "QC_Background": max(float(np.percentile(scaled[i], 1)) for i in present),
     }
 
@@ -51,20 +57,28 @@ def power_slope(plane: NDArray) -> float:
     plane : array (H, W)
         At least 16 pixels a side; a plane without contrast gives 0.
     """
-    plane = plane - plane.mean()
+    plane = plane.astype(np.float32)
+    plane -= plane.mean(dtype=np.float64)
     if not plane.any():
         return 0.0
-    # A window, because the jump between opposite borders would look like sharp detail.
-    window = np.hanning(plane.shape[0])[:, None] * np.hanning(plane.shape[1])[None]
-    power = np.abs(np.fft.rfft2(plane * window)) ** 2
-    rows = np.fft.fftfreq(plane.shape[0])[:, None]
-    columns = np.fft.rfftfreq(plane.shape[1])[None]
-    ring = (np.hypot(rows, columns) * min(plane.shape)).astype(int)
+    window, ring, counts = _rings(*plane.shape)
+    power = np.abs(fft.rfft2(plane * window)) ** 2
     last = min(plane.shape) // 2  # the corners beyond hold too few frequencies
-    counts = np.bincount(ring.ravel(), minlength=last)[1:last]
-    means = np.bincount(ring.ravel(), power.ravel(), minlength=last)[1:last] / np.maximum(counts, 1)
+    means = np.bincount(ring, power.ravel(), minlength=last)[1:last] / counts
     radii = np.arange(1, last)
     keep = means > 0
     if keep.sum() < 2:
         return 0.0
     return float(np.polyfit(np.log(radii[keep]), np.log(means[keep]), 1)[0])
+
+
+@lru_cache(maxsize=2)
+def _rings(height: int, width: int) -> tuple[NDArray, NDArray, NDArray]:
+    """Return the window (H, W), the ring of each frequency (flat) and the rings' sizes."""
+    # A window, because the jump between opposite borders would look like sharp detail.
+    window = np.hanning(height)[:, None] * np.hanning(width)[None]
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    ring = (np.hypot(rows, columns) * min(height, width)).astype(np.intp).ravel()
+    last = min(height, width) // 2
+    counts = np.maximum(np.bincount(ring, minlength=last)[1:last], 1)
+    return window.astype(np.float32), ring, counts

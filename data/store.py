@@ -7,7 +7,7 @@ mapped), `wells.parquet`, `profiles.parquet` and `profiles_normalized.parquet`.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ class PlateRecord(TypedDict):
     sites: int
     sha256: str
     channels_present: list[bool]
-    settings: str  # hash of the raw input and the settings: equal means nothing to do again
+    settings: str  # hash of what its wells were made from: equal means nothing to do again
 
 
 @dataclass
@@ -239,12 +239,28 @@ def write_sites(folder: str | Path, rows: Iterable[dict[str, Any]]) -> str:
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        Dataset.from_file(str(stream)).save_to_disk(str(folder))
+        Dataset.from_file(str(stream)).save_to_disk(str(folder), num_shards=1)
     finally:
         if bars:
             datasets.enable_progress_bars()
     shutil.rmtree(stream.parent)
     return checksum(folder)
+
+
+def stored_rows(folder: Path, wells: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of some wells of a plate folder, as `write_sites` takes them."""
+    if not wells:
+        return
+    rows = datasets.load_from_disk(str(folder))
+    for row in range(len(rows)):
+        if rows.data.column("Metadata_Well")[row].as_py() in wells:
+            content = rows[row]
+            yield {**content, "pixels": np.frombuffer(content["pixels"], "<u2")}
+
+
+def read_site_table(folder: Path) -> pd.DataFrame:
+    """Return all columns of a plate folder's sites but the pixels."""
+    return datasets.load_from_disk(str(folder)).remove_columns("pixels").to_pandas()
 
 
 def checksum(folder: str | Path) -> str:

@@ -10,7 +10,6 @@ from scipy import ndimage
 from data.errors import InputError
 from data.illumination import (
     GRID,
-    correct_illumination,
     estimate_illumination,
     illumination_field,
 )
@@ -41,8 +40,8 @@ def test_known_illumination_is_found_and_taken_out() -> None:
 def test_a_quadratic_light_is_taken_out_exactly() -> None:
     lit = np.stack([vignette(60), vignette(60)[::-1]]) * 1000
     found = estimate_illumination([resize_area(lit, GRID)] * 3)
-    np.testing.assert_allclose(correct_illumination(lit, found), 1000, rtol=2e-3)
-    wide = correct_illumination(np.ones((2, 40, 90)), found)  # any size, any shape
+    np.testing.assert_allclose(lit / illumination_field(found, 60, 60), 1000, rtol=2e-3)
+    wide = 1 / illumination_field(found, 40, 90)  # any size, any shape
     assert wide.shape == (2, 40, 90) and wide[0, 0, -1] != wide[0, -1, 0]
 
 
@@ -83,8 +82,8 @@ def test_quality_sees_blur_saturation_and_haze() -> None:
     raw = draw_site(np.random.default_rng(0))
     scaled = (raw / 4000).astype(np.float32)
     good = measure_quality(raw, scaled, NAMES)
-    blurred = ndimage.gaussian_filter(scaled, (0, 4, 4))
-    assert measure_quality(raw, blurred, NAMES)["QC_Focus"] < good["QC_Focus"] - 0.5
+    blurred = ndimage.gaussian_filter(raw, (0, 4, 4))
+    assert measure_quality(blurred, scaled, NAMES)["QC_Focus"] < good["QC_Focus"] - 0.5
     hazy = measure_quality(raw, scaled + 0.3, NAMES)
     assert hazy["QC_Background"] == pytest.approx(good["QC_Background"] + 0.3, abs=1e-4)
     assert good["QC_Saturation"] == 0

@@ -15,7 +15,7 @@ import pytest
 from helpers import write_tiff_plate, write_tiny_store
 from PIL import Image
 
-import data.prepare
+import data.shard
 from data.errors import InputError
 from data.site import BRIGHT
 from data.store import (
@@ -128,13 +128,13 @@ def test_non_square_and_missing_stains(tmp_path: Path) -> None:
 def processed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The plates of the sites that were really processed."""
     seen: list[str] = []
-    real = data.prepare.process_site
+    real = data.shard.process_site
 
     def counted(task: Any) -> Any:
         seen.append(task.plate.barcode)
         return real(task)
 
-    monkeypatch.setattr(data.prepare, "process_site", counted)
+    monkeypatch.setattr(data.shard, "process_site", counted)
     return seen
 
 
@@ -168,14 +168,14 @@ def test_complete_plates_are_skipped_and_changed_ones_redone(
 def test_an_interrupted_run_continues(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processed: list[str]
 ) -> None:
-    counted = data.prepare.process_site
+    counted = data.shard.process_site
 
     def interrupted(task: Any) -> Any:
         if task.plate.barcode == "P2" and task.site.well == "A03":
             raise KeyboardInterrupt
         return counted(task)
 
-    monkeypatch.setattr(data.prepare, "process_site", interrupted)
+    monkeypatch.setattr(data.shard, "process_site", interrupted)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         write_tiny_store(raw, out, measure=False)
@@ -183,7 +183,7 @@ def test_an_interrupted_run_continues(
     assert list(load_manifest(out).plates) == ["P1"]
     with pytest.raises(InputError, match="preparation was interrupted"):
         load_wells(out)
-    monkeypatch.setattr(data.prepare, "process_site", counted)
+    monkeypatch.setattr(data.shard, "process_site", counted)
     processed.clear()
     write_tiny_store(raw, out, measure=False)
     assert set(processed) == {"P2"}
@@ -297,7 +297,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(data.prepare, "write_sites", full)
+    monkeypatch.setattr(data.shard, "write_sites", full)
     out = tmp_path / "out"
     config = PrepareConfig("plates", str(raw), str(out), size=48, processes=1, measure=False)
     with pytest.raises(SystemExit) as caught:
