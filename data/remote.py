@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import random
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,14 @@ import pandas as pd
 from data.errors import InputError
 from data.plates import read_table
 
+FINAL = (FileNotFoundError, PermissionError)
+"""Answers that another try would not change."""
+
 TRIES = 6
-"""How often a request is sent before its file counts as unreadable; the waits grow to seconds."""
+"""How often a file is asked for before it counts as unreadable."""
+
+WAIT = 0.5
+"""Seconds before the second try, twice as long before each further one, with some chance in it."""
 
 TIMEOUT = 60
 """Seconds without an answer, or without more of it, after which a request is sent again."""
@@ -39,15 +47,18 @@ def open_filesystem(root: str) -> fsspec.AbstractFileSystem:
             "config_kwargs": {
                 "connect_timeout": TIMEOUT,
                 "read_timeout": TIMEOUT,
-                "retries": {"mode": "standard", "max_attempts": TRIES},
+                "retries": {"total_max_attempts": 1},
             },
         }
     try:
-        return fsspec.core.url_to_fs(root, **options)[0]
+        filesystem = fsspec.core.url_to_fs(root, **options)[0]
     except (ImportError, ValueError) as error:
         raise InputError(
             f"{root} cannot be opened ({error}); for s3:// install the extra 'gallery'"
         ) from None
+    # s3fs and botocore each repeat some errors and not others: `fetch` repeats them all, once.
+    filesystem.retries = 1
+    return filesystem
 
 
 def fetch(root: str, files: Sequence[str]) -> list[bytes]:
@@ -59,12 +70,20 @@ def fetch(root: str, files: Sequence[str]) -> list[bytes]:
         Naming the first file that could not be read, and why.
     """
     filesystem = open_filesystem(root)
-    found = filesystem.cat(list(files), on_error="return")
-    contents = [found[filesystem._strip_protocol(file)] for file in files]
-    for file, content in zip(files, contents, strict=True):
-        if isinstance(content, Exception):
-            raise InputError(f"{file}: {_explain(content)}") from None
-    return contents
+    found: dict[str, Any] = {}
+    for wait in _waits():
+        missing = [file for file in files if not isinstance(found.get(file), bytes)]
+        answers = filesystem.cat(missing, on_error="return")
+        found |= {file: answers[filesystem._strip_protocol(file)] for file in missing}
+        errors = {f: answer for f, answer in found.items() if isinstance(answer, Exception)}
+        final = [file for file, error in errors.items() if isinstance(error, FINAL)]
+        if not errors:
+            return [found[file] for file in files]
+        if final or wait is None:
+            file = next(iter(final or errors))
+            raise InputError(f"{file}: {_explain(errors[file])}")
+        time.sleep(wait)
+    raise AssertionError("the last wait is None")
 
 
 def list_files(root: str, folder: str) -> dict[str, tuple[int, str]]:
@@ -75,12 +94,17 @@ def list_files(root: str, folder: str) -> dict[str, tuple[int, str]]:
     InputError
         When the folder cannot be listed.
     """
-    try:
-        entries = open_filesystem(root).ls(folder, detail=True)
-    except FileNotFoundError:
-        return {}
-    except Exception as error:  # whatever the network has to offer
-        raise InputError(f"{folder}: {_explain(error)}") from None
+    entries: list[dict[str, Any]] = []
+    for wait in _waits():
+        try:
+            entries = open_filesystem(root).ls(folder, detail=True, refresh=True)
+            break
+        except FileNotFoundError:
+            return {}
+        except Exception as error:  # whatever the network has to offer
+            if wait is None or isinstance(error, FINAL):
+                raise InputError(f"{folder}: {_explain(error)}") from None
+            time.sleep(wait)
     return {
         entry["name"].rpartition("/")[2]: (
             int(entry["size"]),
@@ -129,9 +153,18 @@ def read_remote_table(root: str, file: str, columns: list[str]) -> pd.DataFrame:
     return table.astype(object).where(table.notna(), "").astype(str)
 
 
+def _waits() -> Iterator[float | None]:
+    """Yield how long to wait after each try; None after the last."""
+    for number in range(TRIES - 1):
+        yield WAIT * 2**number * random.uniform(0.5, 1.5)
+    yield None
+
+
 def _explain(error: Exception) -> str:
     """Say in one line why a request failed."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file (404)"
+    if isinstance(error, PermissionError):
+        return "reading it is not allowed (403)"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"could not be read after {TRIES} tries ({text})"
