@@ -186,17 +186,17 @@ def _read_gallery(config: PrepareConfig, wanted: Selection) -> tuple[list[Plate]
         plates = read_cpjump1(root, wanted)
     else:
         plates = read_jump(root, config.metadata, wanted)
-    lacking = [
-        p.barcode for p in plates if not (p.wells["Metadata_control_type"] == "negcon").any()
-    ]
-    if not lacking:
-        return plates, SAME_PLATE_CONTROLS
-    print(
-        f"no negative control among the wells of plate {lacking[0]}: intensities are scaled by the "
-        "wells that are fetched, and profiles are not compared; ask for control wells too",
-        file=sys.stderr,
-    )
-    return plates, NO_REFERENCE
+    for plate in plates:
+        controls = (plate.wells["Metadata_control_type"] == "negcon").sum()
+        if controls < 2:  # no spread to compare with
+            print(
+                f"plate {plate.barcode}: {controls} of the wells asked for are negative controls, "
+                "2 are needed: intensities are scaled by the wells that are fetched, and profiles "
+                "are not compared",
+                file=sys.stderr,
+            )
+            return plates, NO_REFERENCE
+    return plates, SAME_PLATE_CONTROLS
 
 
 def _report_failures(out: str, failures: pd.DataFrame) -> bool:

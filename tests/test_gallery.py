@@ -41,7 +41,8 @@ from prepare_data import PrepareConfig, prepare_source  # noqa: E402
 pytest.importorskip("s3fs", reason="needs the extra 'gallery'")
 
 BUCKET = "s3://cellpainting-gallery"
-COMPOUNDS = ["A01", "A02", "A03", "B02"]  # A02 is DMSO in JUMP-Target-1, and so are others
+COMPOUNDS = ["A01", "A02", "A09", "A17", "B02"]
+"""A02, A09 and A17 are DMSO in JUMP-Target-1."""
 OTHER_NUMBERS = ("DNA", "Brightfield", "ER", "Mito", "LowZBF", "RNA", "AGP", "HighZBF")
 PLATES = {"BR00117010": "compound", "BR00116996": "crispr", "BR00117020": "orf"}
 
@@ -194,7 +195,7 @@ def test_a_dry_run_says_bytes_and_writes_nothing(
 ) -> None:
     assert prepare_cpjump1(tmp_path / "out", gallery, dry_run=True)
     said = capsys.readouterr().out
-    assert "1 plates, 4 wells, 40 images" in said and "to read" in said
+    assert "1 plates, 5 wells, 50 images" in said and "to read" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -235,7 +236,7 @@ def test_a_fault_costs_its_well_and_is_repaired(
     else:
         network.faults[name] = [int(fault) if fault.isdigit() else fault, "always"]
     assert not prepare_cpjump1(out)
-    assert load_wells(out)["Metadata_Well"].tolist() == ["A01", "A02", "A03"]
+    assert load_wells(out)["Metadata_Well"].tolist() == ["A01", "A02", "A09", "A17"]
     (failure,) = load_failures(out).to_dict("records")
     assert (failure["plate"], failure["well"], failure["site"]) == ("BR00117010", "B02", "1")
     assert name in failure["error"]
@@ -248,7 +249,7 @@ def test_a_fault_costs_its_well_and_is_repaired(
     assert reason in failure["error"]
     said = capsys.readouterr().err
     assert f"well B02, site 1: {failure['error']}" in said and "1 wells are missing" in said
-    # repaired: just that well is fetched again (and the control that gives the scale)
+    # repaired: just that well is fetched again (and the controls, which give the scale)
     client.put_object(
         Bucket="cellpainting-gallery", Key=key, Body=path.read_bytes(), ACL="public-read"
     )
@@ -256,7 +257,7 @@ def test_a_fault_costs_its_well_and_is_repaired(
     network.asked.clear()
     assert prepare_cpjump1(out)
     images = {p.rpartition("/")[2][:9] for p in network.asked if p.endswith(".tiff")}
-    assert images == {"r02c02f01", "r02c02f02", "r01c02f01", "r01c02f02"}
+    assert {name[:6] for name in images} == {"r02c02", "r01c02", "r01c09", "r01c17"}
     assert prepare_cpjump1(tmp_path / "fresh")
     assert load_manifest(out) == load_manifest(tmp_path / "fresh")
     assert load_failures(out).empty
@@ -266,13 +267,13 @@ def test_passing_faults_are_not_noticed(network: BadNetwork, tmp_path: Path) -> 
     network.faults = {
         image_name("A01", 1, 1): [503, 503],
         image_name("A01", 2, 2): ["drop"],
-        image_name("A03", 1, 5): ["stall"],
-        image_name("A03", 2, 5): ["slow"],
+        image_name("A17", 1, 5): ["stall"],
+        image_name("A17", 2, 5): ["slow"],
         "barcode_platemap.csv": [503],
         "load_data.csv": ["drop"],
     }
     assert prepare_cpjump1(tmp_path / "out")
-    assert len(names(tmp_path / "out")) == 8
+    assert len(names(tmp_path / "out")) == 10
 
 
 def test_a_lost_control_moves_the_scale_back_when_it_returns(
@@ -377,7 +378,7 @@ LOAD_DATA = "cpg0000-jump-pilot/source_4/workspace/load_data_csv/2020_11_04_CPJU
     [
         (lambda t: t.drop(columns="Metadata_Site"), "no column 'Metadata_Site'"),
         (lambda t: t[["Metadata_Well", "Metadata_Site"]], "no column like URL_OrigDNA"),
-        (lambda t: pd.concat([t, t[:1]]), "row 10: well A01 site 1 is listed twice"),
+        (lambda t: pd.concat([t, t[:1]]), "row 12: well A01 site 1 is listed twice"),
         (lambda t: t.assign(URL_OrigER=""), "row 2: no file of stain ER"),
         (lambda t: t.assign(Metadata_Well="1"), "row 2: well '1', site '1' is no site"),
     ],
