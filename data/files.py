@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -70,6 +70,6 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
-        if not any(folder.iterdir()):
+        with suppress(OSError):  # it holds something
             folder.rmdir()
         file.close()

@@ -108,8 +108,9 @@ def read_gallery_plate(place: Batch, barcode: str, wells: pd.DataFrame, wanted: 
             sites[well, int(number)] = files
     there = wells["Metadata_Well"].isin({well for well, _ in sites})
     if not there.all():
-        absent = ", ".join(wells["Metadata_Well"][~there])
-        print(f"plate {barcode}: no images of wells {absent}: left out", file=sys.stderr)
+        absent = wells["Metadata_Well"][~there].tolist()
+        some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        print(f"plate {barcode}: {len(absent)} wells have no images: {some}", file=sys.stderr)
     illumination, profiles = _find_illumination(place, barcode, tuple(imaged)), None
     published = _find_profiles(place, barcode)
     if published:

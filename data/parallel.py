@@ -107,7 +107,7 @@ def _dask_client(scheduler: str, jobs: int) -> Iterator[Any]:
             yield client
         return
     try:
-        client = Client(scheduler, timeout=20)
+        client = Client(scheduler)
     except (OSError, ValueError) as error:
         raise InputError(f"--scheduler {scheduler}: no Dask scheduler answers ({error})") from None
     with client:

@@ -73,8 +73,11 @@ def fetch(root: str, files: Sequence[str]) -> list[bytes]:
     found: dict[str, Any] = {}
     for wait in _waits():
         missing = [file for file in files if not isinstance(found.get(file), bytes)]
-        answers = filesystem.cat(missing, on_error="return")
-        found |= {file: answers[filesystem._strip_protocol(file)] for file in missing}
+        try:
+            answers = filesystem.cat(missing, on_error="return")
+            found |= {file: answers[filesystem._strip_protocol(file)] for file in missing}
+        except Exception as error:  # before the first file: no connection
+            found |= dict.fromkeys(missing, error)
         errors = {f: answer for f, answer in found.items() if isinstance(answer, Exception)}
         final = [file for file, error in errors.items() if isinstance(error, FINAL)]
         if not errors:

@@ -164,10 +164,10 @@ class Work:
 def hash_inputs(plate: Plate, choices: tuple) -> Inputs:
     """Hash what a plate is made from; `choices` are the settings that its pixels depend on."""
     settings = repr((FORMAT, plate.channels, plate.channels_present, plate.version, choices))
-    table = plate.wells.set_index("Metadata_Well", drop=False)
+    rows = plate.wells.itertuples(index=False, name=None)
     digests = {
-        well: hashlib.sha256(row.encode())
-        for well, row in zip(table.index, table.to_csv(header=False).splitlines(), strict=True)
+        well: hashlib.sha256(repr(row).encode())
+        for well, row in zip(plate.wells["Metadata_Well"], rows, strict=True)
     }
     for site in plate.sites:
         digest = digests[site.well]

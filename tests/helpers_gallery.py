@@ -171,12 +171,9 @@ class BadNetwork:
         self.asked.append(path)
         fault = self.next_fault(path)
         if isinstance(fault, int):
-            self.send(
-                handler,
-                fault,
-                [("Content-Type", "application/xml")],
-                b"<Error><Code>ServiceUnavailable</Code><Message>later</Message></Error>",
-            )
+            code = {404: "NoSuchKey", 503: "SlowDown"}[fault]
+            body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+            self.send(handler, fault, [("Content-Type", "application/xml")], body)
             return
         if fault == "slow":
             time.sleep(0.5)

@@ -173,9 +173,11 @@ def test_pixels_are_divided_by_the_published_light(
     expected = resize_area(raw / light(), 32)
     stored = read_pixels(load_sites(tmp_path / "out"), [0])[0].astype(float)
     for plane, should in zip(stored, expected, strict=True):
-        seen = plane > 0  # what is below the background is 0
+        seen = (plane > 0) & (plane < 65535)  # neither below the background nor too bright
         line = np.polyfit(should[seen], plane[seen], 1)
-        np.testing.assert_allclose(np.polyval(line, should[seen]), plane[seen], atol=40)
+        fitted = np.polyval(line, should[seen])
+        # Shrinking first and dividing then is the same to 1e-3 of the light's change in a block.
+        np.testing.assert_allclose(fitted, plane[seen], rtol=2e-3, atol=30)
 
 
 def test_just_what_is_asked_for_is_fetched(network: BadNetwork, tmp_path: Path) -> None:
