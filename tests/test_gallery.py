@@ -1,10 +1,12 @@
 """The Cell Painting Gallery: right planes and tables from real S3 answers, and every bad one."""
 
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,6 +46,7 @@ BUCKET = "s3://cellpainting-gallery"
 COMPOUNDS = ["A01", "A02", "A09", "A17", "B02"]
 """A02, A09 and A17 are DMSO in JUMP-Target-1."""
 OTHER_NUMBERS = ("DNA", "Brightfield", "ER", "Mito", "LowZBF", "RNA", "AGP", "HighZBF")
+OTHER_PLATES = ("BR00116996", "BR00117020")
 PLATES = {"BR00117010": "compound", "BR00116996": "crispr", "BR00117020": "orf"}
 
 
@@ -68,50 +71,58 @@ def gallery(
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    """The port of a real S3 server on loopback."""
+def server(gallery: Path) -> Iterator[tuple[int, Any]]:
+    """A real S3 server on loopback with the Gallery's bucket (one plate): port and client."""
+    import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
-    yield running.get_host_and_port()[1]
+    port = running.get_host_and_port()[1]
+    client = boto3.client(
+        "s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1",
+        aws_access_key_id="test", aws_secret_access_key="test",
+    )  # fmt: skip
+    client.create_bucket(Bucket="cellpainting-gallery", ACL="public-read")
+    for path in gallery.rglob("*"):
+        if path.is_file() and not any(f"/{b}" in str(path) for b in OTHER_PLATES):
+            put(client, path, gallery)
+    yield port, client
     running.stop()
 
 
-@pytest.fixture
-def network(server: int, gallery: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BadNetwork]:
-    """The Gallery's bucket on the S3 server, reached through a network that can be spoilt."""
-    import boto3
+def put(client: Any, path: Path, gallery: Path, content: bytes | None = None) -> None:
+    key = path.relative_to(gallery).as_posix()
+    client.put_object(
+        Bucket="cellpainting-gallery",
+        ACL="public-read",
+        Key=key,
+        Body=path.read_bytes() if content is None else content,
+    )
 
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{server}", region_name="us-east-1")
-    client.create_bucket(Bucket="cellpainting-gallery", ACL="public-read-write")
-    for path in gallery.rglob("*"):
-        if path.is_file():
-            key = path.relative_to(gallery).as_posix()
-            client.put_object(
-                Bucket="cellpainting-gallery", Key=key, Body=path.read_bytes(), ACL="public-read"
-            )
-    proxy = BadNetwork(server)
+
+@pytest.fixture
+def network(server: tuple[int, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[BadNetwork]:
+    """The way to the S3 server, which can be spoilt."""
+    import s3fs
+
+    proxy = BadNetwork(server[0])
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     monkeypatch.setattr(data.remote, "WAIT", 0.05)
     monkeypatch.setattr(data.remote, "TIMEOUT", 1)
     data.remote.open_filesystem.cache_clear()
-    import s3fs
-
     s3fs.S3FileSystem.clear_instance_cache()
-    proxy.client = client  # type: ignore[attr-defined]
     yield proxy
     proxy.server.shutdown()
-    for item in client.list_objects_v2(Bucket="cellpainting-gallery").get("Contents", ()):
-        client.delete_object(Bucket="cellpainting-gallery", Key=item["Key"])
-    client.delete_bucket(Bucket="cellpainting-gallery")
     data.remote.open_filesystem.cache_clear()
 
 
 def prepare_cpjump1(out: Path, root: str | Path = BUCKET, **options: object) -> bool:
-    chosen = {"plates": "BR00117010", "size": 32, "measure": False, "processes": 1, **options}
+    chosen = {
+        "plates": "BR00117010", "size": 32, "measure": False, "processes": 1,
+        "held_out_targets": "0", **options,
+    }  # fmt: skip
     return prepare_source(PrepareConfig("cpjump1", str(root), str(out), **chosen))  # type: ignore[arg-type]
 
 
@@ -219,6 +230,7 @@ FAULTS = ["truncated", "corrupt", "gone", "404", "503", "drop", "stall"]
 def test_a_fault_costs_its_well_and_is_repaired(
     fault: str,
     network: BadNetwork,
+    server: tuple[int, Any],
     gallery: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -229,10 +241,10 @@ def test_a_fault_costs_its_well_and_is_repaired(
     name = image_name("B02", 1, 3)
     path = next(gallery.rglob(f"BR00117010*/Images/{name}"))
     key = path.relative_to(gallery).as_posix()
-    client = network.client  # type: ignore[attr-defined]
+    client = server[1]
     spoilt = {"truncated": truncated, "corrupt": corrupted}
     if fault in spoilt:
-        client.put_object(Bucket="cellpainting-gallery", Key=key, Body=spoilt[fault](path))
+        put(client, path, gallery, spoilt[fault](path))
     elif fault == "gone":
         client.delete_object(Bucket="cellpainting-gallery", Key=key)
     else:
@@ -252,9 +264,7 @@ def test_a_fault_costs_its_well_and_is_repaired(
     said = capsys.readouterr().err
     assert f"well B02, site 1: {failure['error']}" in said and "1 wells are missing" in said
     # repaired: just that well is fetched again (and the controls, which give the scale)
-    client.put_object(
-        Bucket="cellpainting-gallery", Key=key, Body=path.read_bytes(), ACL="public-read"
-    )
+    put(client, path, gallery)
     network.faults.clear()
     network.asked.clear()
     assert prepare_cpjump1(out)
