@@ -51,8 +51,8 @@ def describe_facts(facts: Sequence[Fact], style: str = "by_subject") -> str:
     facts : sequence of Fact
         The first `captions.facts.MAX_FACTS` of a well; none gives `NO_CHANGE`.
     style : str
-        One of `STYLES`: "by_subject" (`Mito: clearly dimmer, slightly more granular.`), "sentences"
-        (`Mito is clearly dimmer and slightly more granular.`) or "list" (`Mito clearly dimmer;
+        One of `STYLES`: "by_subject" (`Mito: clearly dimmer, more granular.`), "sentences"
+        (`Mito is clearly dimmer and more granular.`) or "list" (`Mito clearly dimmer;
         ...`, a fact at a time).
 
     Returns
@@ -64,7 +64,9 @@ def describe_facts(facts: Sequence[Fact], style: str = "by_subject") -> str:
 
 
 def _words(fact: Fact) -> str:
-    return f"{fact.strength} {CHANGES[fact.property, fact.direction]}"
+    # Two facts of three are slight: that goes without saying.
+    strength = "" if fact.strength == STRENGTHS[0] else f"{fact.strength} "
+    return strength + CHANGES[fact.property, fact.direction]
 
 
 def _by_subject(facts: Sequence[Fact]) -> dict[str, list[str]]:

@@ -34,6 +34,7 @@ __all__ = [
     "feature_slot",
     "measure_effects",
     "measure_facts",
+    "read_facts",
 ]
 
 MAX_Q_VALUE = 0.05
@@ -158,6 +159,32 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
             table.append((*key, *slot, direction, *evidence, rank))
     facts = pd.DataFrame(table, columns=list(FACT_COLUMNS))
     return facts.astype({"effect": float, "q_value": float, "rank": int})
+
+
+def read_facts(effects: NDArray[np.floating]) -> list[Fact]:
+    """Say effects as facts, the first to be said first.
+
+    For effects that were predicted from an image, not measured: there is no q-value (NaN) and no
+    feature behind them, and what counts is their size alone.
+
+    Parameters
+    ----------
+    effects : (K,) float array
+        One a slot, in the order of `FACT_SLOTS`; NaN says nothing.
+    """
+    return [
+        Fact(
+            *FACT_SLOTS[i],
+            direction="increased" if effects[i] > 0 else "decreased",
+            effect=float(effects[i]),
+            q_value=float("nan"),
+            strength=_strength(effects[i]),
+            feature="",
+        )
+        for i in sorted(
+            np.flatnonzero(np.abs(effects) >= MIN_EFFECT).tolist(), key=_saying_order(effects)
+        )
+    ]
 
 
 def facts_by_well(facts: pd.DataFrame) -> dict[tuple[str, str], list[Fact]]:

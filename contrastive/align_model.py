@@ -74,14 +74,17 @@ class AlignModel(nn.Module):
         """
         vlm = bare(self.vlm)
         tower = vlm.model.vision_tower(**wells)
-        embedded = nn.functional.normalize(vlm.well_projection(tower.pooler_output), dim=-1)
-        parts = {"same_label": same_label_loss(embedded, labels, self.temperature)}
-        total = self.same_label_weight * parts["same_label"]
-        parts["effect"] = effect_loss(tower.readout, effects)
-        total = total + self.effect_weight * parts["effect"]
-        if prompts is not None:
-            parts["prompt"] = self._prompt_loss(embedded, vlm.embed_prompts(**prompts))
-            total = total + parts["prompt"]
+        embedded = nn.functional.normalize(vlm.well_projection(tower.pooler_output).float(), dim=-1)
+        prompted = None if prompts is None else vlm.embed_prompts(**prompts).float()
+        # Cosines over a small temperature need more digits than bf16 has.
+        with torch.autocast(embedded.device.type, enabled=False):
+            parts = {"same_label": same_label_loss(embedded, labels, self.temperature)}
+            total = self.same_label_weight * parts["same_label"]
+            parts["effect"] = effect_loss(tower.readout.float(), effects)
+            total = total + self.effect_weight * parts["effect"]
+            if prompted is not None:
+                parts["prompt"] = self._prompt_loss(embedded, prompted)
+                total = total + parts["prompt"]
         return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
 
     def _prompt_loss(self, wells: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:

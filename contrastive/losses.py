@@ -64,6 +64,30 @@ def gather_rows(x: torch.Tensor) -> torch.Tensor:
     return torch.cat(all_gather(x.contiguous()), dim=0)
 
 
+def mean_over_ranks(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """Return this rank's share of a mean over the entries of all ranks.
+
+    Ranks may hold different numbers of entries (wells with a partner, measured slots). The mean
+    of the shares over ranks, which is what DDP makes of gradients, is the mean over all entries:
+    size * sum_r / sum over ranks of count.
+
+    Parameters
+    ----------
+    total, count : scalars
+        Sum and number of this rank's entries.
+
+    Returns
+    -------
+    Scalar
+        0 when no rank has an entry.
+    """
+    size = rank_and_size()[1]
+    if size > 1:
+        count = count.clone()
+        dist.all_reduce(count)
+    return size * total / count.clamp_min(1)
+
+
 def same_label_loss(wells: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
     """Pull wells of one label together (supervised contrast, Khosla et al. 2020, "out" form).
 
@@ -83,7 +107,7 @@ def same_label_loss(wells: torch.Tensor, labels: torch.Tensor, temperature: floa
     Returns
     -------
     Scalar
-        Mean over the wells that have a partner; 0 when none has.
+        Mean over the wells that have a partner, of all ranks; 0 when none has.
     """
     everyone, everyones = gather_rows(wells), gather_rows(labels)
     rank, _ = rank_and_size()
@@ -94,7 +118,7 @@ def same_label_loss(wells: torch.Tensor, labels: torch.Tensor, temperature: floa
     partner = (labels[:, None] == everyones[None, :]) & ~itself
     counts = partner.sum(dim=1)
     per_well = -log_share.masked_fill(~partner, 0.0).sum(dim=1) / counts.clamp_min(1)
-    return per_well.sum() / (counts > 0).sum().clamp_min(1)
+    return mean_over_ranks(per_well.sum(), (counts > 0).sum())
 
 
 def effect_loss(predicted: torch.Tensor, effects: torch.Tensor) -> torch.Tensor:
@@ -113,9 +137,9 @@ def effect_loss(predicted: torch.Tensor, effects: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     Scalar
-        Mean over the measured slots; 0 when there are none.
+        Mean over the measured slots, of all ranks; 0 when there are none.
     """
     measured = torch.isfinite(effects)
-    target = torch.asinh(effects[measured] / 2)
-    total = F.smooth_l1_loss(predicted[measured], target, reduction="sum")
-    return total / measured.sum().clamp_min(1)
+    target = torch.asinh(effects.nan_to_num(0.0, 0.0, 0.0) / 2)
+    each = F.smooth_l1_loss(predicted, target, reduction="none")
+    return mean_over_ranks(each.masked_fill(~measured, 0.0).sum(), measured.sum())

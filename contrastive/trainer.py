@@ -1,7 +1,6 @@
 """Phase align: the training loop, on accelerate."""
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +14,11 @@ from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmu
 
 from contrastive.align_model import AlignModel
 from contrastive.batches import TargetBatches
+from contrastive.checkpoints import Checkpoints, cut_history
 from contrastive.losses import rank_and_size
 from data.errors import InputError
-from vlm.adapters import bare
+from vlm.adapters import ALIGN, bare
+from vlm.lora import merge_tower
 from vlm.wells import WellBank
 
 
@@ -55,11 +56,18 @@ class AlignConfig:
     align_max_prompt_tokens: int = field(
         default=96, metadata={"help": "longer prompts are refused"}
     )
+    align_optimizer: str = field(
+        default="adamw", metadata={"help": "adamw, or adamw_8bit (bitsandbytes)"}
+    )
     align_save_steps: int = field(default=200, metadata={"help": "steps between checkpoints"})
 
     def __post_init__(self) -> None:
         if self.align_loss not in ("clip", "siglip"):
             raise InputError(f"align_loss is {self.align_loss!r}; expected clip or siglip")
+        if self.align_optimizer not in ("adamw", "adamw_8bit"):
+            raise InputError(
+                f"align_optimizer is {self.align_optimizer!r}; expected adamw or adamw_8bit"
+            )
 
 
 def align(
@@ -72,7 +80,7 @@ def align(
     out: Path,
     seed: int,
     accelerator: Accelerator,
-) -> None:
+) -> dict[str, torch.Tensor]:
     """Train tower, projection heads and the `align` adapter, in place.
 
     Parameters
@@ -89,17 +97,22 @@ def align(
         Measured effects of the fact slots, in the order of the bank; NaN where not measured.
     config : AlignConfig
     out : Path
-        Gets `align_history.jsonl` and, while training, `align_checkpoint/`: a run that was
-        interrupted goes on from there and ends as if it had not been.
+        Gets `align_history.jsonl` and `align_checkpoints/`: a run that was interrupted goes on
+        from there and ends as if it had not been. The last step is kept too: who calls removes
+        them when the model is written.
     seed : int
     accelerator : Accelerator
+
+    Returns
+    -------
+    dict of Tensor
+        The model's state, gathered from all processes.
 
     Raises
     ------
     InputError
-        When a reagent has no prompt, or a prompt is too long.
-    FloatingPointError
-        When the loss is not finite; the last checkpoint is kept.
+        When a reagent has no prompt or a prompt is too long; when the loss is not finite (the
+        last checkpoint is kept).
     """
     trained = AlignModel(
         model,
@@ -108,16 +121,17 @@ def align(
         config.align_effect_weight,
         config.align_temperature,
     )
-    vlm = bare(model)
-    for module in (vlm.model.vision_tower, vlm.well_projection, vlm.text_projection):
-        module.requires_grad_(True)
-    vlm.model.vision_tower.backbone.requires_grad_(False)
-    optimizer = torch.optim.AdamW(_parameter_groups(trained, config))
+    train_tower_and_heads(model)
+    optimizer = _optimizer(_parameter_groups(trained, config), config.align_optimizer)
     schedule = get_cosine_schedule_with_warmup(
         optimizer, config.align_warmup_steps, config.align_steps
     )
+    if accelerator.state.deepspeed_plugin is not None:  # it sees no data loader to take this from
+        wells = 4 * config.align_num_targets + config.align_num_unlabelled
+        sizes = accelerator.state.deepspeed_plugin.deepspeed_config
+        sizes["train_micro_batch_size_per_gpu"] = wells
     trained, optimizer = accelerator.prepare(trained, optimizer)
-    accelerator.register_for_checkpointing(schedule)
+    checkpoints = Checkpoints(accelerator, schedule, out / "align_checkpoints")
 
     rank, size = rank_and_size()
     batches = TargetBatches(
@@ -129,8 +143,10 @@ def align(
     )
     tokens = _tokenize(prompts, batches, tokenizer, config.align_max_prompt_tokens)
 
-    checkpoint, history = out / "align_checkpoint", out / "align_history.jsonl"
-    first = _resume(accelerator, checkpoint, history)
+    first = checkpoints.resume()
+    history = out / "align_history.jsonl"
+    if accelerator.is_main_process:
+        cut_history(history, first)
     trained.train()
     bar = tqdm(
         range(first, config.align_steps),
@@ -154,8 +170,8 @@ def align(
             else None,
         )
         if not torch.isfinite(losses["loss"]):
-            raise FloatingPointError(
-                f"phase align: the loss is {losses['loss'].item()} at step {step}; lower "
+            raise InputError(
+                f"phase align: the loss is {losses['loss'].item()} at step {step}: lower "
                 "align_learning_rate; the last checkpoint is kept"
             )
         optimizer.zero_grad()
@@ -163,17 +179,44 @@ def align(
         accelerator.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if with_prompts and accelerator.is_main_process:
-            record = {"step": step, **{k: round(v.item(), 5) for k, v in losses.items()}}
-            bar.set_postfix({k: f"{v:.2f}" for k, v in record.items() if k != "step"})
-            with history.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        if (step + 1) % config.align_save_steps == 0 and step + 1 < config.align_steps:
-            _save(accelerator, checkpoint, step + 1)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        if with_prompts:
+            means = {k: accelerator.reduce(v.detach(), "mean").item() for k, v in losses.items()}
+            accelerator.log(means, step=step)
+            if accelerator.is_main_process:
+                record = {"step": step, **{k: round(v, 5) for k, v in means.items()}}
+                bar.set_postfix({k: f"{v:.2f}" for k, v in means.items()})
+                with history.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+        if (step + 1) % config.align_save_steps == 0 or step + 1 == config.align_steps:
+            checkpoints.save(step + 1)
     model.eval()
+    merge_tower(model, ALIGN)
+    state = accelerator.get_state_dict(trained)
+    inner = "vlm."
+    return {name[len(inner) :]: value for name, value in state.items() if name.startswith(inner)}
+
+
+def train_tower_and_heads(model: PeftModel) -> None:
+    """Let the tower (without its backbone) and the projection heads be trained beside LoRA."""
+    vlm = bare(model)
+    for module in (vlm.model.vision_tower, vlm.well_projection, vlm.text_projection):
+        module.requires_grad_(True)
+    for name, parameter in vlm.model.vision_tower.named_parameters():
+        through_lora = ".base_layer." in name  # LoRA learns in its place
+        frozen = name.startswith("backbone.") and "lora_" not in name
+        parameter.requires_grad_(not (through_lora or frozen))
+
+
+def _optimizer(groups: list[dict], name: str) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW(groups)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # an extra
+    except ImportError:
+        raise InputError(
+            f"align_optimizer {name} needs bitsandbytes: pip install morphoclip[quantized]"
+        ) from None
+    return AdamW8bit(groups)
 
 
 def _parameter_groups(model: AlignModel, config: AlignConfig) -> list[dict]:
@@ -227,29 +270,3 @@ def _share(
     own_extra = 2 * len(reagents) + np.arange(extra * rank, extra * (rank + 1))
     keep = np.concatenate([own, own_extra])
     return rows[keep], labels[keep], reagents[2 * targets * rank : 2 * targets * (rank + 1)]
-
-
-def _save(accelerator: Accelerator, checkpoint: Path, step: int) -> None:
-    """Write a checkpoint beside the last one, then let it take its place."""
-    fresh = checkpoint.with_name(checkpoint.name + ".tmp")
-    accelerator.save_state(str(fresh))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (fresh / "step.json").write_text(json.dumps({"step": step}))
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        fresh.rename(checkpoint)
-    accelerator.wait_for_everyone()
-
-
-def _resume(accelerator: Accelerator, checkpoint: Path, history: Path) -> int:
-    """Load the last checkpoint if there is one; return the step to go on with."""
-    first = 0
-    if checkpoint.is_dir():
-        accelerator.load_state(str(checkpoint))
-        first = json.loads((checkpoint / "step.json").read_text())["step"]
-    if accelerator.is_main_process:
-        lines = history.read_text().splitlines() if history.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < first]
-        history.parent.mkdir(parents=True, exist_ok=True)
-        history.write_text("".join(line + "\n" for line in kept))
-    return first

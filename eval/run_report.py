@@ -75,16 +75,24 @@ def target_figure(scores: dict[str, MatchingScore]) -> Figure:
 
 
 def history_figure(run: Path) -> Figure | None:
-    """Losses of phase align over its steps."""
-    path = run / "align_history.jsonl"
-    if not path.exists():
+    """Losses of both phases over their steps."""
+    curves: list[tuple[str, pd.Series]] = []
+    for phase, names in (("align", ("same_label", "prompt", "effect")), ("describe", ("loss",))):
+        path = run / f"{phase}_history.jsonl"
+        if not path.exists():
+            continue
+        lines = path.read_text().splitlines()
+        history = pd.DataFrame([json.loads(line) for line in lines]).set_index("step")
+        for name in names:
+            if name in history:
+                curves.append((f"{phase}: {name.replace('_', ' ')}", history[name].dropna()))
+    if not curves:
         return None
-    history = pd.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
-    drawing = Figure(figsize=(8, 2.4), layout="constrained")
-    parts = [name for name in ("same_label", "prompt", "fact") if name in history]
-    for axes, name in zip(drawing.subplots(1, len(parts)), parts, strict=True):
-        axes.plot(history["step"], history[name], color=COLOURS["embedding"])
-        axes.set(title=name.replace("_", " "), xlabel="step", ylim=(0, None))
+    drawing = Figure(figsize=(2.6 * len(curves), 2.4), layout="constrained")
+    rows = drawing.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (title, values) in zip(rows, curves, strict=True):
+        axes.plot(values.index, values, color=COLOURS["embedding"])
+        axes.set(title=title, xlabel="step", ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
     return drawing
 
@@ -198,5 +206,5 @@ def quickstart_sections(
             ],
         ),
         ("Wells", well_blocks(run, data, embedding, 6, seed)),
-        ("Training", [figure(curves)] if curves else [text("no history of phase align")]),
+        ("Training", [figure(curves)] if curves else [text("no history of training")]),
     ]

@@ -1,11 +1,10 @@
 """What every script does around its `main`: one clear line and exit code 2 for bad input."""
 
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data.errors import InputError
+from data.errors import InputError, is_full_disk
 
 EXIT_INCOMPLETE = 3
 """The work is done, but for parts that could not be read and that are listed."""
@@ -22,10 +21,15 @@ def run_main(main: Callable[[], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not is_full_disk(error):
             raise
-        print(f"error: no space left on the disk while writing {error.filename}", file=sys.stderr)
+        where = f" while writing {error.filename}" if getattr(error, "filename", None) else ""
+        print(
+            f"error: no space left on the disk{where}: finished work is kept; make room and run "
+            "the same command again",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: finished work is kept; run the same command again", file=sys.stderr)

@@ -16,7 +16,7 @@ from data.errors import InputError
 from data.store import load_wells
 from eval.profiles import read_profiles
 from eval.reagents import consensus
-from vlm.adapters import ALIGN, bare, load_model
+from vlm.adapters import ALIGN, bare, load_model, use_adapter
 from vlm.instruct import well_embeddings
 from vlm.wells import open_wells
 
@@ -108,7 +108,7 @@ def _embed_text(model, processor, text: str) -> np.ndarray:
         raise InputError(
             "--text is empty: write what the cells should look like or be treated with"
         )
-    model.set_adapter(ALIGN)
+    use_adapter(model, ALIGN)
     tokenizer = processor.tokenizer
     ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
     return bare(model).embed_prompts(ids, torch.ones_like(ids))[0].numpy()

@@ -1,4 +1,4 @@
-"""Score a run on its held-out wells: RUN/metrics.json and RUN/report.html.
+"""Score a run on its held-out wells: RUN/metrics.json, RUN/report.html, and the model card.
 
 python scripts/report_run.py --run runs/quickstart --data runs/quickstart/prepared
 
@@ -14,6 +14,7 @@ from _cli import parse_config, run_main
 
 from data.files import atomic_path
 from data.store import load_manifest
+from eval.model_card import write_model_card
 from eval.run_metrics import (
     collect_claims,
     run_representations,
@@ -68,6 +69,7 @@ def main() -> None:
     )
     with atomic_path(run / "report.html") as path:
         write_run_report(path, f"MorphoCLIP: {run.name}", notes, sections)
+    write_model_card(run, data)
     print(matching_table(scores).to_string(index=False, float_format="%.3f"))
     print()
     print(claims_table(claims).to_string(index=False, float_format="%.3f"))

@@ -2,55 +2,84 @@
 
 accelerate launch scripts/train_lora.py --config configs/quickstart.yaml
 accelerate launch scripts/train_lora.py --config configs/quickstart.yaml --phase describe
+python scripts/train_lora.py --config configs/quickstart.yaml --plan true
 
 With no arguments it trains the embedded default (configs/quickstart.yaml), simulating and
 preparing its plates first where they are missing. A run that was interrupted goes on when the
-same command is given again; a phase that is finished is not repeated.
+same command is given again, exactly as if it had not been; a phase that is finished is not
+repeated. docs/scaling.md says how to run it on one GPU, many, or a laptop.
 """
 
-import json
+import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from _cli import parse_config, run_main
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from transformers import set_seed
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from transformers import AutoProcessor, set_seed
 from trl import SFTConfig
 
-from captions.descriptions import subject
+from captions.descriptions import CHANGES, subject
 from captions.facts import EFFECT_COLUMNS, FACT_SLOTS
+from captions.lessons import draw_lessons
+from contrastive.plan import plan_text
 from contrastive.trainer import AlignConfig, align
+from data.channels import CHANNELS
 from data.errors import InputError
-from data.files import atomic_path
 from data.store import load_manifest, load_wells
 from vlm.adapters import (
     ALIGN,
     DESCRIBE,
-    add_adapter,
+    adapter_state,
     bare,
+    find_model,
+    load_base,
     load_model,
-    lora_config,
     save_adapter,
+    save_aligned,
     save_base,
 )
-from vlm.instruct import train_describe
+from vlm.instruct import rows_of_wells, train_describe, well_readouts, well_tokens
+from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
+from vlm.plan import Step, model_config
 from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
-from vlm.wells import fit_reference, open_wells
+from vlm.runs import forget_unfinished, recorded_seconds, start_run
+from vlm.soft_words import begin_with_words
+from vlm.wells import WellBank, fit_reference, open_wells
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBJECTS = list(dict.fromkeys(subject(slot) for slot in FACT_SLOTS))
 READOUT_GROUPS = [SUBJECTS.index(subject(slot)) for slot in FACT_SLOTS]
 """A token for each subject that descriptions speak about: what it says is in one place."""
+CHANGES_OF_SLOTS = [
+    (CHANGES[slot.property, "increased"], CHANGES[slot.property, "decreased"])
+    for slot in FACT_SLOTS
+]
 KEY = ["Metadata_Plate", "Metadata_Well"]
 DEFAULT_CONFIG = ROOT / "configs" / "quickstart.yaml"
+
+
+@dataclass
+class RunningConfig(SFTConfig):
+    """TRL's settings of phase describe; seed, precision and tracking are both phases'."""
+
+    report_to: None | str | list[str] = field(  # noqa: RUF036  # the order that TRL parses
+        default=None,
+        metadata={"help": "trackers of both phases; by default tensorboard where it is installed"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.report_to is None:
+            self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
+        super().__post_init__()
 
 
 @dataclass
@@ -75,16 +104,18 @@ class TrainConfig:
     )
     image_size: int = field(default=128, metadata={"help": "side of the fields the backbone sees"})
     hidden_size: int = field(default=192, metadata={"help": "width of the tower's tokens"})
+    lessons: int = field(
+        default=4000, metadata={"help": "drawn readouts that phase describe learns to put in words"}
+    )
     num_latents: int = field(
         default=4, metadata={"help": "queries of the cross-channel transformer"}
     )
     feature_dropout: float = field(default=0.3, metadata={"help": "on backbone features"})
-    lora_rank: int = field(default=16, metadata={"help": "rank of both adapters"})
-    lora_alpha: int = field(default=32, metadata={"help": "LoRA's scale, alpha / rank"})
-    lora_dropout: float = field(default=0.05, metadata={"help": "on LoRA's input"})
-    lora_target_modules: str = field(
-        default=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
-        metadata={"help": "regular expression that matches whole module names"},
+    resume: bool = field(
+        default=True, metadata={"help": "go on where an interrupted run stopped; false begins anew"}
+    )
+    plan: bool = field(
+        default=False, metadata={"help": "only print parameters, memory and tokens a step"}
     )
 
     def __post_init__(self) -> None:
@@ -96,36 +127,129 @@ def main() -> None:
     """Parse, make missing default data, run the phases."""
     default = len(sys.argv) == 1
     arguments = ["--config", str(DEFAULT_CONFIG)] if default else None
-    config, align_config, describe_config = parse_config(
-        TrainConfig, AlignConfig, SFTConfig, arguments=arguments
+    config, lora, align_config, sft = parse_config(
+        TrainConfig, LoraSettings, AlignConfig, RunningConfig, arguments=arguments
     )
     if default and not (Path(config.data) / "captions" / "dialogues.parquet").exists():
         subprocess.run(
             [sys.executable, ROOT / "scripts" / "run_quickstart.py", "--until", "captions"],
             check=True,
         )
+    if config.plan:
+        print(plan(config, lora, align_config, sft))
+        return
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # steps without prompts
-    accelerator = Accelerator(cpu=describe_config.use_cpu, kwargs_handlers=[ddp])
-    set_seed(describe_config.seed)
-    model_folder = Path(config.out) / "model"
-    if config.phase in ("align", "both") and not (model_folder / ALIGN).is_dir():
-        with recorded_seconds(config.out, ALIGN):
-            run_align(config, align_config, describe_config.seed, accelerator)
-    if config.phase in ("describe", "both") and not (model_folder / DESCRIBE).is_dir():
-        with recorded_seconds(config.out, DESCRIBE):
-            run_describe(config, describe_config)
-    accelerator.print(f"model: {model_folder}")
+    out, tracked = Path(config.out), Path(config.out) / "tensorboard"
+    accelerator = Accelerator(
+        cpu=sft.use_cpu,
+        mixed_precision=sft.mixed_precision,  # bf16 of the YAML, or accelerate's
+        kwargs_handlers=[ddp],
+        log_with=[name for name in sft.report_to if name in LOGGER_TYPE_TO_CLASS],
+        project_dir=tracked,
+    )
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(tracked / DESCRIBE))  # for the Trainer
+    if lora.quantized and sft.mixed_precision != "bf16":
+        raise InputError(f"base_precision {lora.base_precision} computes in bf16: set bf16: true")
+    phases = [
+        phase
+        for phase in (ALIGN, DESCRIBE)
+        if config.phase in (phase, "both") and not (out / "model" / phase).is_dir()
+    ]
+    if phases and accelerator.is_main_process:
+        captions_file(config.data, "dialogues")
+        if ALIGN not in phases:
+            find_model(out)
+        if not config.resume:
+            forget_unfinished(out)
+        settings = vars(config) | vars(lora) | vars(align_config) | sft.to_dict()
+        base = {"language model": config.language_model, "backbone": config.backbone}
+        start_run(out, settings, base, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    for phase in phases:
+        with recorded_seconds(out, phase):
+            if phase == ALIGN:
+                run_align(config, lora, align_config, sft, accelerator)
+            else:
+                run_describe(config, lora, sft, accelerator)
+    accelerator.print(f"model: {out / 'model'}")
+
+
+def plan(
+    config: TrainConfig, lora: LoraSettings, align_config: AlignConfig, sft: RunningConfig
+) -> str:
+    """Say what this training needs, without loading weights."""
+    store = Path(config.data) / "manifest.json"
+    channels = load_manifest(config.data).channels if store.exists() else CHANNELS
+    model = model_config(
+        config.language_model,
+        config.backbone,
+        tuple(channels),
+        config.num_text_layers,
+        hidden_size=config.hidden_size,
+        readout_groups=READOUT_GROUPS,
+        num_latents=config.num_latents,
+        feature_dropout=config.feature_dropout,
+    )
+    step = Step(
+        batch=sft.per_device_train_batch_size,
+        length=sft.max_length or 1024,
+        checkpointing=sft.gradient_checkpointing,
+        bf16=sft.mixed_precision == "bf16",
+        small_optimizer="8bit" in str(sft.optim),
+    )
+    return plan_text(model, lora, align_config, step)
 
 
 def run_align(
-    config: TrainConfig, align_config: AlignConfig, seed: int, accelerator: Accelerator
+    config: TrainConfig,
+    lora: LoraSettings,
+    align_config: AlignConfig,
+    sft: RunningConfig,
+    accelerator: Accelerator,
 ) -> None:
     """Build a model, train its tower, heads and `align` adapter, write the model folder."""
-    manifest = load_manifest(config.data)
+    out = Path(config.out)
+    base = out / "base"
+    with accelerator.main_process_first():
+        if not base.is_dir():
+            set_seed(sft.seed)
+            write_base(config, accelerator, base)
+        model = load_base(base, lora.base_precision, accelerator.device)
+        processor = AutoProcessor.from_pretrained(base)
+        bank = open_wells(config.data, model, processor).query(config.train_query)
+    effects = pd.read_parquet(captions_file(config.data, "effects"))
+    effects = bank.wells[KEY].merge(effects, on=KEY, how="left")[list(EFFECT_COLUMNS)]
+    prompts = pd.read_parquet(captions_file(config.data, "prompts"))
+    if sft.gradient_checkpointing:
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    set_seed(sft.seed)  # whether or not the base was made just now
+    peft_model = add_adapter(model, ALIGN, lora_config(lora, describe=False))
+    start = adapter_state(peft_model, ALIGN) if lora.pissa else None
+    accelerator.init_trackers(ALIGN)
+    state = align(
+        peft_model,
+        processor.tokenizer,
+        bank,
+        prompts.set_index("Metadata_broad_sample")["prompt"],
+        effects.to_numpy(np.float32),
+        align_config,
+        out,
+        sft.seed,
+        accelerator,
+    )
+    if accelerator.is_main_process:
+        shutil.rmtree(describe_checkpoints(out), ignore_errors=True)  # an older model's
+        save_aligned(base, peft_model, processor, out / "model", state, start)
+        forget_unfinished(out)  # last: until the model is whole a run can go on from there
+    accelerator.wait_for_everyone()
+
+
+def write_base(config: TrainConfig, accelerator: Accelerator, folder: Path) -> None:
+    """Build the untrained model, fit its reference to the training wells, write it."""
     model, processor = build_model(
         config.language_model,
         config.backbone,
-        tuple(manifest.channels),
+        tuple(load_manifest(config.data).channels),
         config.num_text_layers,
         config.image_size,
         hidden_size=config.hidden_size,
@@ -134,70 +258,60 @@ def run_align(
         feature_dropout=config.feature_dropout,
     )
     model.to(accelerator.device)
-    bank = open_wells(config.data, model, processor).query(config.train_query)
-    fit_reference(model, bank)
-    effects = pd.read_parquet(captions_file(config.data, "effects"))
-    effects = bank.wells[KEY].merge(effects, on=KEY, how="left")[list(EFFECT_COLUMNS)]
-    prompts = pd.read_parquet(captions_file(config.data, "prompts"))
-    peft_model = add_adapter(model, ALIGN, _lora(config, projector=False))
-    align(
-        peft_model,
-        processor.tokenizer,
-        bank,
-        prompts.set_index("Metadata_broad_sample")["prompt"],
-        effects.to_numpy(np.float32),
-        align_config,
-        Path(config.out),
-        seed,
-        accelerator,
-    )
+    fit_reference(model, open_wells(config.data, model, processor).query(config.train_query))
+    save_base(model, processor, folder)
+
+
+def run_describe(
+    config: TrainConfig, lora: LoraSettings, sft: RunningConfig, accelerator: Accelerator
+) -> None:
+    """Train the `describe` adapter of the run's model and put it into the model folder."""
+    folder = Path(config.out) / "model"
+    model, processor = load_model(folder, lora.base_precision, accelerator.device)
+    with accelerator.main_process_first():
+        bank = open_wells(config.data, bare(model), processor).query(config.train_query)
+    tokens, dialogues = describe_examples(config, sft.seed, model, bank)
+    set_seed(sft.seed)
+    begin_with_words(bare(model), processor.tokenizer, SUBJECTS, CHANGES_OF_SLOTS)
+    model = add_adapter(model, DESCRIBE, lora_config(lora, describe=True))
+    start = adapter_state(model, DESCRIBE) if lora.pissa else None
+    sft.output_dir = str(describe_checkpoints(Path(config.out)))
+    state = train_describe(model, processor, tokens, dialogues, sft)
     if accelerator.is_main_process:
-        folder = Path(config.out) / "model"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(describe_checkpoints(config.out), ignore_errors=True)  # an older model's
-        scratch = Path(config.out) / ".align"
-        save_adapter(peft_model, ALIGN, scratch)
-        save_base(peft_model.unload(), processor, folder)
-        (scratch / ALIGN).rename(folder / ALIGN)  # last: its presence says the phase is finished
-        scratch.rmdir()
+        save_adapter(model, DESCRIBE, folder, state, start)
+        shutil.rmtree(describe_checkpoints(Path(config.out)))  # a new model must not use these
     accelerator.wait_for_everyone()
 
 
-def run_describe(config: TrainConfig, describe_config: SFTConfig) -> None:
-    """Train the `describe` adapter of the run's model and put it into the model folder."""
-    folder = Path(config.out) / "model"
-    model, processor = load_model(folder)
-    bank = open_wells(config.data, bare(model), processor).query(config.train_query)
-    dialogues = pd.read_parquet(captions_file(config.data, "dialogues")).merge(bank.wells[KEY])
-    model = add_adapter(model, DESCRIBE, _lora(config, projector=True))
-    describe_config.output_dir = str(describe_checkpoints(config.out))
-    train_describe(
-        model,
-        processor,
-        bank,
-        dialogues,
-        describe_config,
-    )
-    if describe_config.process_index == 0:
-        save_adapter(model, DESCRIBE, folder)
-        shutil.rmtree(describe_checkpoints(config.out))  # a new model must not go on from these
+def describe_examples(
+    config: TrainConfig, seed: int, model: Vlm, bank: WellBank
+) -> tuple[torch.Tensor, pd.DataFrame]:
+    """Collect what phase describe learns from: dialogues about training wells, drawn lessons.
+
+    Returns
+    -------
+    tokens : (n_wells + lessons, T, D) float Tensor
+    dialogues : DataFrame
+        well (row of `tokens`), question, answer.
+    """
+    tokens = well_tokens(model, bank)
+    measured = pd.read_parquet(captions_file(config.data, "dialogues")).merge(bank.wells[KEY])
+    channels = load_manifest(config.data).channels
+    imaged = [
+        [stain for stain, is_there in zip(channels, mask, strict=True) if is_there]
+        for mask in bank.channel_mask
+    ]
+    lessons, readouts = draw_lessons(well_readouts(model, bank), imaged, config.lessons, seed)
+    tower = bare(model).model.vision_tower
+    drawn = tower.cpu().with_readout(tokens[lessons["well"]], torch.from_numpy(readouts))
+    lessons["well"] = np.arange(len(lessons)) + len(tokens)
+    examples = [rows_of_wells(measured, bank.wells), lessons]
+    return torch.cat([tokens, drawn]), pd.concat(examples, ignore_index=True)
 
 
-def describe_checkpoints(out: str) -> Path:
+def describe_checkpoints(out: Path) -> Path:
     """Where phase describe keeps what it needs to go on after an interruption."""
-    return Path(out) / "describe_checkpoints"
-
-
-@contextmanager
-def recorded_seconds(out: str, phase: str) -> Iterator[None]:
-    """Add what a phase took to OUT/train_seconds.json."""
-    started = time.monotonic()
-    yield
-    path = Path(out) / "train_seconds.json"
-    seconds = json.loads(path.read_text()) if path.exists() else {}
-    seconds[phase] = round(time.monotonic() - started, 1)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(seconds))
+    return out / "describe_checkpoints"
 
 
 def captions_file(data: str, name: str) -> Path:
@@ -207,16 +321,6 @@ def captions_file(data: str, name: str) -> Path:
     if not path.is_file():
         raise InputError(f"{path} is missing: run scripts/build_captions.py --data {data}")
     return path
-
-
-def _lora(config: TrainConfig, projector: bool):
-    return lora_config(
-        config.lora_rank,
-        config.lora_alpha,
-        config.lora_dropout,
-        config.lora_target_modules,
-        projector,
-    )
 
 
 if __name__ == "__main__":

@@ -19,3 +19,63 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"real data not found: {folder}/data (set MORPHOCLIP_SHARED)")
     return folder / "data"
+
+
+TRAINING = """\
+# accelerate launch scripts/train_lora.py --config training.yaml
+data: prepared
+out: run
+language_model: language
+train_query: Metadata_Plate == Metadata_Plate
+image_size: 48
+hidden_size: 48
+lessons: 20
+num_latents: 2
+align_steps: 8
+align_num_targets: 2
+align_num_unlabelled: 2
+align_prompt_every: 2
+align_max_prompt_tokens: 600
+align_save_steps: 3
+max_steps: 8
+per_device_train_batch_size: 4
+max_length: 1000
+save_steps: 3
+save_total_limit: 1
+logging_steps: 1
+report_to: none
+use_cpu: true
+bf16: false
+gradient_checkpointing: false
+seed: 0
+"""
+
+
+@pytest.fixture(scope="session")
+def training_folder(tmp_path_factory) -> Path:
+    """What training starts from: a prepared store with captions, a language model, a config."""
+    from helpers import write_tiff_plate, write_tiny_store
+    from processes import run_script
+    from tiny import save_tiny_language_model
+
+    folder = tmp_path_factory.mktemp("training")
+    plates = (("compound", "C1"), ("compound", "C2"), ("crispr", "G1"))
+    for seed, (modality, barcode) in enumerate(plates):
+        write_tiff_plate(folder / "raw", barcode, modality, sites=1, size=64, seed=seed)
+    write_tiny_store(folder / "raw", folder / "prepared")
+    save_tiny_language_model(folder / "language")
+    (folder / "training.yaml").write_text(TRAINING)
+    code, printed = run_script("build_captions", "--data", "prepared", cwd=folder)
+    assert code == 0, printed
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(training_folder) -> Path:
+    """A run that nothing disturbed."""
+    from processes import run_script
+
+    train = ("train_lora", "--config", "training.yaml", "--out", "whole")
+    code, printed = run_script(*train, cwd=training_folder)
+    assert code == 0, printed[-3000:]
+    return training_folder / "whole"

@@ -9,16 +9,7 @@ import torch
 from tiny import tiny_adapter, tiny_bank, tiny_model
 
 from data.errors import InputError
-from vlm.adapters import (
-    ALIGN,
-    DESCRIBE,
-    add_adapter,
-    bare,
-    load_model,
-    lora_config,
-    save_adapter,
-    save_base,
-)
+from vlm.adapters import ALIGN, DESCRIBE, bare, load_model, save_adapter, save_base
 from vlm.instruct import well_embeddings, well_tokens
 
 QUESTION = "What changed in this well?"
@@ -148,7 +139,7 @@ def test_a_pickle_is_not_opened(folder, tmp_path):
     copy = broken_copy(folder, tmp_path / "copy")
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(b"not to be read")
-    with pytest.raises(InputError, match="not a whole model folder"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is a pickle"):
         load_model(copy)
 
 
@@ -180,9 +171,3 @@ def test_a_model_of_another_kind_is_named(folder, tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         load_model(tmp_path / "nowhere")
-
-
-def test_target_modules_that_match_nothing_are_named():
-    config = lora_config(4, 8, 0.0, "no_such_layer", projector=False)
-    with pytest.raises(InputError, match="'no_such_layer' matches no module"):
-        add_adapter(tiny_model()[0], ALIGN, config)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from tiny import tiny_adapter, tiny_bank, tiny_model
 
 from contrastive.trainer import AlignConfig, align
@@ -85,6 +86,10 @@ def history(out) -> list[dict]:
     return [json.loads(line) for line in (out / "align_history.jsonl").read_text().splitlines()]
 
 
+def checkpoints(out) -> list[str]:
+    return [path.name for path in (out / "align_checkpoints").iterdir()]
+
+
 def broken(good_batches: int, error: BaseException | None) -> BrokenBank:
     return BrokenBank(**vars(tiny_bank()), good_batches=good_batches, error=error)
 
@@ -114,7 +119,6 @@ def test_the_losses_fall_and_targets_come_together(tmp_path):
     for part in ("loss", "prompt", "same_label", "effect"):
         assert records[-1][part] < 0.9 * records[0][part], part
     assert gap(model) > gap(untrained) + 0.5
-    assert not (tmp_path / "align_checkpoint").exists()
     assert [record["step"] for record in records] == list(range(0, 40, 2))
 
 
@@ -143,12 +147,28 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
     whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):  # in step 5; the last checkpoint is of step 3
         run(tmp_path / "cut", broken(5, KeyboardInterrupt()))
-    checkpoint = tmp_path / "cut" / "align_checkpoint"
-    assert json.loads((checkpoint / "step.json").read_text()) == {"step": 3}
+    assert checkpoints(tmp_path / "cut") == ["checkpoint-3"]
     resumed = run(tmp_path / "cut")
     assert history(tmp_path / "cut") == history(tmp_path / "whole")
     assert_same_weights(whole, resumed)
-    assert not checkpoint.exists()
+    assert checkpoints(tmp_path / "cut") == ["checkpoint-8"]
+
+
+def test_after_the_last_step_nothing_is_done_again(tmp_path):
+    """Killed between its last step and the model's saving, it has still learnt everything."""
+    whole = run(tmp_path)
+    again = run(tmp_path, broken(0, KeyboardInterrupt()))
+    assert_same_weights(whole, again)
+    assert len(history(tmp_path)) == 4
+
+
+def test_checkpoints_hold_no_frozen_weights(tmp_path):
+    model = run(tmp_path)
+    kept = load_file(tmp_path / "align_checkpoints" / "checkpoint-8" / "trained.safetensors")
+    assert not any("backbone" in name or "base_layer" in name for name in kept)
+    assert any("lora_" in name for name in kept)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert sum(value.numel() for value in kept.values()) < frozen
 
 
 def test_killed_while_saving_it_goes_on_from_the_last_whole_checkpoint(tmp_path, monkeypatch):
@@ -166,19 +186,16 @@ def test_killed_while_saving_it_goes_on_from_the_last_whole_checkpoint(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut")
     monkeypatch.undo()
-    step = json.loads((tmp_path / "cut" / "align_checkpoint" / "step.json").read_text())
-    assert step == {"step": 3}
+    assert checkpoints(tmp_path / "cut") == ["checkpoint-3"]
     resumed = run(tmp_path / "cut")
     assert_same_weights(whole, resumed)
-    left = {path.name for path in (tmp_path / "cut").iterdir()}
-    assert left == {"align_history.jsonl"}
+    assert checkpoints(tmp_path / "cut") == ["checkpoint-8"]
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
-    with pytest.raises(FloatingPointError, match=r"loss is nan at step 4.*align_learning_rate"):
+    with pytest.raises(InputError, match=r"loss is nan at step 4.*align_learning_rate"):
         run(tmp_path, broken(4, None))
-    step = json.loads((tmp_path / "align_checkpoint" / "step.json").read_text())
-    assert step == {"step": 3}
+    assert checkpoints(tmp_path) == ["checkpoint-3"]
 
 
 def test_a_reagent_without_a_prompt_is_named(tmp_path):

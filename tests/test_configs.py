@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from conftest import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 LAUNCH = re.compile(
     r"# (?:accelerate launch|python) scripts/(\w+)\.py --config (configs/\S+\.yaml)"
 )
@@ -38,9 +40,9 @@ def parse(monkeypatch) -> Callable[[str, Path], list[dict]]:
 
             parser = TrlParser((SimulationConfig, Output))
         else:
-            from train_lora import AlignConfig, SFTConfig, TrainConfig
+            from train_lora import AlignConfig, LoraSettings, RunningConfig, TrainConfig
 
-            parser = TrlParser((TrainConfig, AlignConfig, SFTConfig))
+            parser = TrlParser((TrainConfig, LoraSettings, AlignConfig, RunningConfig))
         return [vars(found) for found in parser.parse_args_and_config(arguments)]
 
     yield parse_with
@@ -83,3 +85,14 @@ def test_a_misspelt_key_is_refused(config, parse, tmp_path):
     wrong.write_text(config.read_text() + "\nno_such_key: 1\n")
     with pytest.raises((ValueError, SystemExit), match=r"no_such_key|2"):
         parse(named_script(config), wrong)
+
+
+@pytest.mark.parametrize("config", ACCELERATE, ids=lambda path: path.stem)
+def test_a_config_of_accelerate_is_read_and_says_how_it_is_launched(config):
+    first = config.read_text().splitlines()[0]
+    start = f"# accelerate launch --config_file configs/accelerate/{config.name} "
+    assert first.startswith(start)
+    assert "scripts/train_lora.py --config " in first
+    read = load_config_from_file(str(config))
+    assert read.num_processes == yaml.safe_load(config.read_text())["num_processes"]
+    assert (read.use_cpu, read.mixed_precision) in ((False, "bf16"), (True, "no"))

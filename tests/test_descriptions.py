@@ -77,16 +77,16 @@ def test_the_words_are_these():
         fact("nuclei", "RNA", "texture", "decreased"),
     ]
     assert describe_facts(facts) == (
-        "Cell count: strongly lower. Mito: clearly dimmer, slightly more granular."
+        "Cell count: strongly lower. Mito: clearly dimmer, more granular."
         " Nuclei: clearly larger. Nuclear RNA: clearly smoother."
     )
     assert describe_facts(facts, "sentences") == (
-        "Cell count is strongly lower. Mito is clearly dimmer and slightly more granular."
+        "Cell count is strongly lower. Mito is clearly dimmer and more granular."
         " Nuclei are clearly larger. Nuclear RNA is clearly smoother."
     )
     assert describe_facts(facts, "list") == (
         "Cell count strongly lower; Mito clearly dimmer; Nuclei clearly larger;"
-        " Mito slightly more granular; Nuclear RNA clearly smoother."
+        " Mito more granular; Nuclear RNA clearly smoother."
     )
     assert describe_facts([]) == NO_CHANGE
 

@@ -1,6 +1,7 @@
 """Phase describe on a tiny model: what is learnt from, what is trained, what stays as it was."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from vlm.instruct import (
     IGNORED,
     WellCollator,
     encode_dialogues,
+    rows_of_wells,
     train_describe,
     well_embeddings,
     well_tokens,
@@ -73,7 +75,7 @@ def losses(out: Path) -> list[float]:
 def test_only_the_answer_and_its_end_are_labels():
     _, processor = tiny_model()
     wells = tiny_bank().wells
-    example = encode_dialogues(dialogues_of(wells)[:1], wells, processor, None)[0]
+    example = encode_dialogues(rows_of_wells(dialogues_of(wells)[:1], wells), processor, None)[0]
     labels = [label for label in example["labels"] if label != IGNORED]
     tokenizer = processor.tokenizer
     assert tokenizer.decode(labels) == "Mito: clearly dimmer.<|im_end|>"
@@ -88,11 +90,9 @@ def test_only_the_answer_and_its_end_are_labels():
 
 
 def test_wells_are_found_by_plate_and_position():
-    _, processor = tiny_model()
     wells = tiny_bank().wells
     order = wells.sample(frac=1, random_state=0).index
-    encoded = encode_dialogues(dialogues_of(wells).loc[order], wells, processor, None)
-    assert encoded["well"] == list(order)
+    assert list(rows_of_wells(dialogues_of(wells).loc[order], wells)["well"]) == list(order)
 
 
 def test_a_dialogue_that_is_too_long_is_named():
@@ -100,18 +100,18 @@ def test_a_dialogue_that_is_too_long_is_named():
     wells = tiny_bank().wells
     dialogues = dialogues_of(wells)
     dialogues.loc[3, "answer"] = "Mito: clearly dimmer. " * 30
-    expected = r"dialogues row 3 \(plate P1, well A04\): \d+ tokens, more than max_length = 120"
+    asked = re.escape(DESCRIBE)
+    expected = rf"dialogues row 3 \('{asked}'\): \d+ tokens, more than max_length = 120"
     with pytest.raises(InputError, match=expected):
-        encode_dialogues(dialogues, wells, processor, 120)
+        encode_dialogues(rows_of_wells(dialogues, wells), processor, 120)
 
 
 def test_a_well_that_is_not_given_is_named():
-    _, processor = tiny_model()
     wells = tiny_bank().wells
     dialogues = dialogues_of(wells)
     dialogues.loc[1, "Metadata_Well"] = "P24"
     with pytest.raises(InputError, match="dialogues row 1: well P24 of plate P1 is not given"):
-        encode_dialogues(dialogues, wells, processor, None)
+        rows_of_wells(dialogues, wells)
 
 
 def test_the_collator_pads_on_the_right_and_brings_each_its_well():
@@ -139,8 +139,9 @@ def test_it_learns_to_describe_and_leaves_the_embedding_alone(tmp_path):
     model.set_adapter(DESCRIBE_ADAPTER)
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
+    dialogues = rows_of_wells(dialogues_of(bank.wells), bank.wells)
     train_describe(
-        model, processor, bank, dialogues_of(bank.wells), settings(tmp_path, max_steps=80)
+        model, processor, well_tokens(model, bank), dialogues, settings(tmp_path, max_steps=80)
     )
     found = losses(tmp_path)
     assert found[-1] < 0.3 * found[0]
@@ -165,8 +166,9 @@ def test_it_learns_to_describe_and_leaves_the_embedding_alone(tmp_path):
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
     def train(out: Path, bank, **changed):
         model, processor = two_adapters(dropout=0.1)
-        dialogues = dialogues_of(bank.wells)
-        train_describe(model, processor, bank, dialogues, settings(out, save_steps=4, **changed))
+        dialogues = rows_of_wells(dialogues_of(bank.wells), bank.wells)
+        tokens = well_tokens(model, bank)
+        train_describe(model, processor, tokens, dialogues, settings(out, save_steps=4, **changed))
         return model
 
     class Cut(Exception):  # noqa: N818

@@ -121,7 +121,9 @@ def test_training_leaves_a_model_folder_and_its_history(trained):
     assert {path.name for path in (trained / "run").iterdir()} == {
         "model",
         "align_history.jsonl",
+        "describe_history.jsonl",
         "train_seconds.json",
+        "training.json",
     }  # no checkpoints: a new model must not go on from these
     wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
     assert wells["Metadata_simulated"].all()

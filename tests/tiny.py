@@ -18,7 +18,7 @@ from vlm import (
     CellPaintingVlmConfig,
     CellPaintingVlmForConditionalGeneration,
 )
-from vlm.adapters import Vlm, add_adapter, lora_config
+from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
 from vlm.wells import WellBank
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
@@ -71,7 +71,9 @@ def save_tiny_language_model(folder: Path) -> Path:
     """Write a random language model with its tokenizer, to be named as `--language_model`."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    LlamaForCausalLM(tiny_text_config(tokenizer)).save_pretrained(folder)
+    config = tiny_text_config(tokenizer)
+    config.hidden_size, config.head_dim = 128, 64  # the projector needs a unit a word
+    LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -119,9 +121,8 @@ def tiny_model(
 
 def tiny_adapter(model: Vlm, name: str, projector: bool = False, dropout: float = 0.0) -> PeftModel:
     """Add a fresh LoRA adapter on the whole language model."""
-    modules = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
-    config = lora_config(4, 8, dropout, modules, projector)
-    return add_adapter(model, name, config)
+    settings = LoraSettings(lora_rank=4, lora_alpha=8, lora_dropout=dropout)
+    return add_adapter(model, name, lora_config(settings, describe=projector))
 
 
 def tiny_wells(n_targets: int = 4) -> pd.DataFrame:

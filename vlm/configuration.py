@@ -64,11 +64,14 @@ class CellPaintingVlmConfig(LlavaConfig):
     ----------
     projection_dim : int
         Width of the embedding that wells and prompts share.
+    merged_adapter : str, optional
+        The adapter that was written into the weights (`vlm.adapters.merge_adapter`).
     """
 
     model_type = "cell_painting_vlm"
 
     projection_dim: int = 128
+    merged_adapter: str | None = None
     # The tower returns its tokens once, after its last layer, and all of them are used.
     vision_feature_layer: int | list[int] = -1
     vision_feature_select_strategy: str = "full"

@@ -1,16 +1,15 @@
 """Ask a trained model about wells."""
 
 import torch
-from peft import PeftModel
 from tqdm import tqdm
 
-from vlm.adapters import DESCRIBE
+from vlm.adapters import DESCRIBE, Vlm, use_adapter
 from vlm.processing import CellPaintingProcessor
 
 
 @torch.inference_mode()
 def describe(
-    model: PeftModel,
+    model: Vlm,
     processor: CellPaintingProcessor,
     well_tokens: torch.Tensor,
     question: str,
@@ -22,7 +21,7 @@ def describe(
     Parameters
     ----------
     model, processor
-        From `vlm.adapters.load_model`, with a `describe` adapter.
+        From `vlm.adapters.load_model`, with a `describe` adapter (or with it merged).
     well_tokens : (n_wells, T, D) float
         From `vlm.instruct.well_tokens`; the tower ran once, whatever is asked.
     question : str
@@ -33,7 +32,7 @@ def describe(
     list of str
         One answer a well. Decoding is greedy: the same well gets the same answer.
     """
-    model.set_adapter(DESCRIBE)
+    use_adapter(model, DESCRIBE)
     device = next(model.parameters()).device
     prompt = processor(text=processor.ask(question))
     answers: list[str] = []

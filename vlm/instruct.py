@@ -1,5 +1,6 @@
 """Phase describe: instruction tuning with TRL on the tokens of a frozen tower."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,50 +10,60 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from data.errors import InputError
-from vlm.adapters import Vlm, bare
+from data.files import atomic_path
+from vlm.adapters import bare
+from vlm.checkpoints import last_checkpoint
+from vlm.lora import Vlm
 from vlm.processing import CellPaintingProcessor
 from vlm.wells import WellBank
 
 IGNORED = -100  # a label without a loss
+KEY = ["Metadata_Plate", "Metadata_Well"]
 
 
 def train_describe(
     model: PeftModel,
     processor: CellPaintingProcessor,
-    bank: WellBank,
+    tokens: torch.Tensor,
     dialogues: pd.DataFrame,
     args: SFTConfig,
-) -> None:
+) -> dict[str, torch.Tensor]:
     """Train the `describe` adapter (LoRA and projector), in place.
 
-    The tower is frozen: its tokens are computed once, and a step costs what its text costs.
-    A run that was interrupted goes on from the last checkpoint in `args.output_dir`.
+    The tower is frozen: its tokens were computed before, and a step costs what its text costs.
+    A run that was interrupted goes on from the last whole checkpoint in `args.output_dir`; beside
+    that folder, `describe_history.jsonl` gets what the Trainer logged.
 
     Parameters
     ----------
     model : PeftModel
         With the `describe` adapter active.
     processor : CellPaintingProcessor
-    bank : WellBank
-        Training wells only.
+    tokens : (n_wells, T, D) float Tensor
+        The tower's tokens of training wells, and of drawn ones.
     dialogues : DataFrame
-        Metadata_Plate, Metadata_Well, question, answer; wells outside the bank are an error.
+        well (row of `tokens`), question, answer.
     args : SFTConfig
         `max_length` is a limit that is checked, nothing is cut.
+
+    Returns
+    -------
+    dict of Tensor
+        The model's state, gathered from all processes.
 
     Raises
     ------
     InputError
-        When a dialogue is longer than `args.max_length` or its well is not in the bank.
+        When a dialogue is longer than `args.max_length`; when the loss is not finite (the last
+        checkpoint is kept).
     """
     for name, parameter in model.named_parameters():
         if "vision_tower" in name or "_projection" in name:
             parameter.requires_grad_(False)
-    examples = encode_dialogues(dialogues, bank.wells, processor, args.max_length)
+    examples = encode_dialogues(dialogues, processor, args.max_length)
     args.max_length = None  # checked above; TRL would cut
     args.remove_unused_columns = False
     args.dataset_kwargs = {"skip_prepare_dataset": True}
@@ -61,12 +72,16 @@ def train_describe(
         args=args,
         train_dataset=examples,
         processing_class=processor.tokenizer,
-        data_collator=WellCollator(well_tokens(model, bank), processor.tokenizer.pad_token_id),
+        data_collator=WellCollator(tokens, processor.tokenizer.pad_token_id),
     )
-    folder = Path(args.output_dir)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    last = last_checkpoint(Path(args.output_dir), args.world_size)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if trainer.is_world_process_zero():
+        records = [json.dumps(record) + "\n" for record in trainer.state.log_history]
+        with atomic_path(Path(args.output_dir).parent / "describe_history.jsonl") as path:
+            path.write_text("".join(records))
     model.eval()
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
 
 
 class DescribeTrainer(SFTTrainer):
@@ -86,6 +101,11 @@ class DescribeTrainer(SFTTrainer):
         """Return the mean loss over the answers' tokens."""
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
         loss = outputs.loss
+        if not torch.isfinite(loss):  # the Trainer would count it as 0 and go on
+            raise InputError(
+                f"phase describe: the loss is {loss.item()} at step {self.state.global_step}: "
+                "lower learning_rate; the last checkpoint is kept"
+            )
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -122,20 +142,44 @@ class WellCollator:
         }
 
 
-def encode_dialogues(
-    dialogues: pd.DataFrame,
-    wells: pd.DataFrame,
-    processor: CellPaintingProcessor,
-    max_length: int | None,
-) -> Dataset:
-    """Tokenize dialogues; only the answer and its end token are labels.
+def rows_of_wells(dialogues: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+    """Give each dialogue the row of its well, as `train_describe` wants it.
 
     Parameters
     ----------
     dialogues : DataFrame
         Metadata_Plate, Metadata_Well, question, answer.
     wells : DataFrame
-        Metadata_Plate, Metadata_Well; their order gives the column `well`.
+        Metadata_Plate, Metadata_Well.
+
+    Returns
+    -------
+    DataFrame
+        well, question, answer.
+
+    Raises
+    ------
+    InputError
+        When a dialogue speaks of a well that is not given.
+    """
+    known = pd.MultiIndex.from_frame(wells[KEY])
+    rows = known.get_indexer(pd.MultiIndex.from_frame(dialogues[KEY]))
+    if (rows < 0).any():
+        number = int(np.argmax(rows < 0))
+        plate, well = dialogues[KEY].iloc[number]
+        raise InputError(f"dialogues row {number}: well {well} of plate {plate} is not given")
+    return dialogues[["question", "answer"]].assign(well=rows)
+
+
+def encode_dialogues(
+    dialogues: pd.DataFrame, processor: CellPaintingProcessor, max_length: int | None
+) -> Dataset:
+    """Tokenize dialogues; only the answer and its end token are labels.
+
+    Parameters
+    ----------
+    dialogues : DataFrame
+        well (a row of the wells' tokens), question, answer.
     processor : CellPaintingProcessor
     max_length : int, optional
         In tokens, with the well's.
@@ -148,34 +192,28 @@ def encode_dialogues(
     Raises
     ------
     InputError
-        When a dialogue is too long or speaks of an unknown well.
+        When a dialogue is too long.
     """
-    keys = list(zip(wells["Metadata_Plate"], wells["Metadata_Well"], strict=True))
-    row_of = {key: row for row, key in enumerate(keys)}
     tokenizer = processor.tokenizer
     well_text = processor.image_token * processor.image_seq_length
     end = "<|im_end|>"
     examples = []
     for number, dialogue in enumerate(dialogues.to_dict("records")):
-        key = (dialogue["Metadata_Plate"], dialogue["Metadata_Well"])
-        if key not in row_of:
-            raise InputError(
-                f"dialogues row {number}: well {key[1]} of plate {key[0]} is not given"
-            )
         question = processor.ask(dialogue["question"]).replace(processor.image_token, well_text)
         asked = tokenizer(question)["input_ids"]
         answer = tokenizer(dialogue["answer"] + end)["input_ids"]
-        if max_length is not None and len(asked) + len(answer) > max_length:
+        length = len(asked) + len(answer)
+        if max_length is not None and length > max_length:
             raise InputError(
-                f"dialogues row {number} (plate {key[0]}, well {key[1]}): "
-                f"{len(asked) + len(answer)} tokens, more than max_length = {max_length}"
+                f"dialogues row {number} ({dialogue['question']!r}): {length} tokens, more than "
+                f"max_length = {max_length}"
             )
         examples.append(
             {
                 "input_ids": asked + answer,
                 "labels": [IGNORED] * len(asked) + answer,
-                "well": row_of[key],
-                "length": len(asked) + len(answer),
+                "well": dialogue["well"],
+                "length": length,
             }
         )
     return Dataset.from_list(examples)
@@ -191,6 +229,18 @@ def well_tokens(model: Vlm, bank: WellBank) -> torch.Tensor:
         for batch in bank.batches()
     ]
     return torch.cat(tokens)
+
+
+@torch.no_grad()
+def well_readouts(model: Vlm, bank: WellBank) -> np.ndarray:
+    """What the tower reads out of every well in a bank: (n_wells, K) float32, asinh(e / 2)."""
+    tower = bare(model).model.vision_tower.eval()
+    device = next(tower.parameters()).device
+    readouts = [
+        tower(**{name: value.to(device) for name, value in batch.items()}).readout.cpu()
+        for batch in bank.batches()
+    ]
+    return torch.cat(readouts).numpy()
 
 
 @torch.no_grad()

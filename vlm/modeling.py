@@ -173,4 +173,5 @@ class CellPaintingVlmForConditionalGeneration(LlavaForConditionalGeneration):
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         last = (positions * attention_mask).argmax(dim=1)  # right for either padding side
         pooled = hidden[torch.arange(len(last), device=last.device), last]
+        pooled = pooled.to(self.text_projection.weight.dtype)  # the base may be held in fewer bits
         return F.normalize(self.text_projection(pooled), dim=-1)

@@ -108,12 +108,20 @@ class CellPaintingVisionTower(PreTrainedModel):
         super()._init_weights(module)
         if module is self:
             nn.init.normal_(self.latents, std=self.config.initializer_range)
-            nn.init.normal_(self.readout_codes)
-            nn.init.normal_(self.group_codes)
+            # At right angles: what a token says can be read out of it slot by slot.
+            own = (self.readout_codes, self.group_codes)
+            codes = nn.init.orthogonal_(torch.cat(own))
+            for parameter, values in zip(own, codes.split([len(c) for c in own]), strict=True):
+                if not _is_loaded(parameter):
+                    parameter.copy_(values)
             nn.init.zeros_(self.readout_residual.weight)
+            nn.init.zeros_(self.readout_residual.bias)
             groups = torch.tensor(self.config.readout_groups)
             self.readout_groups.copy_(groups)
+            # Readouts begin at zero, and stay there for what is never measured.
             nn.init.normal_(self.linear_maps, std=self.config.initializer_range)
+            if not _is_loaded(self.linear_maps):
+                self.linear_maps[..., self.config.hidden_size :] = 0.0
             nn.init.zeros_(self.reference_center)
             nn.init.ones_(self.reference_scale)
             ids = [stain_index(name) for name in self.config.channels]
@@ -259,10 +267,30 @@ class CellPaintingVisionTower(PreTrainedModel):
             channel_mask[..., None], channels + stains, self.not_imaged(self.stain_ids).to(channels)
         )
         readout = readout + self.readout_residual(latents.flatten(1))
-        told = readout[..., None] * self.readout_codes  # (B, K, D)
-        groups = self.group_codes.expand(B, -1, -1).index_add(1, self.readout_groups, told)
-        tokens = torch.cat([change[:, None], groups, channels], dim=1)
+        tokens = torch.cat([change[:, None], self.speak(readout), channels], dim=1)
         return WellTokens(last_hidden_state=tokens, pooler_output=change, readout=readout)
+
+    def speak(self, readout: torch.Tensor) -> torch.Tensor:
+        """Write a readout as tokens, one a group.
+
+        Parameters
+        ----------
+        readout : (B, K) float
+
+        Returns
+        -------
+        (B, G, D) float
+            The group's own code, moved along the code of each of its slots by that slot's readout.
+        """
+        told = readout[..., None] * self.readout_codes  # (B, K, D)
+        return self.group_codes.expand(len(readout), -1, -1).index_add(1, self.readout_groups, told)
+
+    def with_readout(self, tokens: torch.Tensor, readout: torch.Tensor) -> torch.Tensor:
+        """Let tokens (B, T, D) say another readout (B, K); change and channels stay."""
+        groups = slice(1, 1 + len(self.group_codes))
+        tokens = tokens.clone()
+        tokens[:, groups] = self.speak(readout)
+        return tokens
 
     def standardize(
         self, channel_features: torch.Tensor, control_features: torch.Tensor | None
@@ -285,6 +313,11 @@ class CellPaintingVisionTower(PreTrainedModel):
             center = control_features.median(dim=1, keepdim=True).values  # (B, 1, C, F)
         z = (channel_features - center) / self.reference_scale[self.stain_ids]
         return z.clamp(-MAX_DEVIATION, MAX_DEVIATION)
+
+
+def _is_loaded(parameter: torch.Tensor) -> bool:
+    """Whether a checkpoint has set it: initialisers look at this, plain assignments do not."""
+    return getattr(parameter, "_is_hf_initialized", False)
 
 
 def foreground(plane: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,98 @@
+"""Reading lessons: drawn readouts of the tower with what they say, as many as training wants.
+
+Phase align teaches the tower to read out how much every fact slot changed, as it was measured.
+Phase describe then has to put readouts into words. Training wells are few and their facts noisy: a
+language model that learns from them alone learns them by heart. A lesson has neither limit: its
+readout is put together from those of several training wells, subject by subject, made louder or
+quieter, and its answer says just what this readout says.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from captions.descriptions import subject
+from captions.facts import FACT_SLOTS, read_facts
+from captions.questions import DESCRIBE, Answer, describe, questions
+from data.channels import STAINS
+
+QUESTION_SHARE = 0.25
+"""Share of lessons that ask something else than for a description."""
+MAX_DONORS = 3
+"""A lesson's readout is put together from at most this many wells."""
+LOUDNESS = (0.7, 1.5)
+"""What readouts are multiplied by, so that every threshold is seen from both sides."""
+JITTER = 0.15
+"""Standard deviation of what is added to each readout."""
+TRIES = 6
+"""Readouts drawn for one question, of which one is kept so that kinds of answers are balanced."""
+
+_SUBJECTS = [subject(slot) for slot in FACT_SLOTS]
+_NAMES = list(dict.fromkeys(_SUBJECTS))
+_SUBJECT_OF_SLOT = np.array([_NAMES.index(name) for name in _SUBJECTS])
+
+
+def draw_lessons(
+    readouts: NDArray[np.floating], imaged: Sequence[Sequence[str]], count: int, seed: int
+) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+    """Draw lessons from the readouts of training wells.
+
+    Parameters
+    ----------
+    readouts : (n_wells, K) float array
+        asinh(e / 2) of every fact slot, as the tower reads it.
+    imaged : sequence of n_wells sequences of str
+        The stains that each well was imaged in.
+    count : int
+        How many lessons.
+    seed : int
+
+    Returns
+    -------
+    lessons : DataFrame
+        `well` (row of the training well that gives all but the readout), `question`, `answer`.
+    readouts : (count, K) float32 array
+        The readout of each lesson.
+    """
+    rng = np.random.default_rng(seed)
+    # Most wells look like the controls: changed ones are drawn twice as often.
+    weight = 1.0 + np.array([bool(read_facts(2 * np.sinh(row))) for row in readouts])
+    weight /= weight.sum()
+    rows, drawn = [], np.empty((count, readouts.shape[1]), np.float32)
+    for number in range(count):
+        asks = rng.random() < QUESTION_SHARE
+        candidates = [_draw_readout(readouts, weight, rng) for _ in range(TRIES if asks else 1)]
+        base = candidates[0][0]
+        if asks:
+            missing = [stain for stain in STAINS if stain not in imaged[base]]
+            asked = questions(imaged[base], missing)
+            question = list(asked)[rng.integers(len(asked))]
+            answers = [asked[question](read_facts(2 * np.sinh(r))) for _, r in candidates]
+            kept = _draw_kind(answers, rng)
+            answer, drawn[number] = answers[kept], candidates[kept][1]
+        else:
+            question, drawn[number] = DESCRIBE, candidates[0][1]
+            answer = describe(read_facts(2 * np.sinh(drawn[number])))
+        rows.append((base, question, answer.text))
+    return pd.DataFrame(rows, columns=["well", "question", "answer"]), drawn
+
+
+def _draw_readout(
+    readouts: NDArray[np.floating], weight: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[int, NDArray[np.float64]]:
+    """One well and a readout put together from it and others."""
+    donors = rng.choice(len(readouts), rng.integers(1, MAX_DONORS + 1), p=weight)
+    donor_of_subject = donors[rng.integers(len(donors), size=len(_NAMES))]
+    own = readouts[donor_of_subject[_SUBJECT_OF_SLOT], np.arange(readouts.shape[1])]
+    measured = own != 0  # the tower says exactly 0 of slots that no training well was measured in
+    louder = own * rng.uniform(*LOUDNESS) + rng.normal(scale=JITTER, size=len(own))
+    return int(donors[0]), np.where(measured, louder, 0.0)
+
+
+def _draw_kind(answers: Sequence[Answer], rng: np.random.Generator) -> int:
+    """Place of an answer whose kind is drawn with the same chance as every other kind there."""
+    kinds = sorted({answer.kind for answer in answers})
+    kind = kinds[rng.integers(len(kinds))]
+    return int(rng.choice([i for i, answer in enumerate(answers) if answer.kind == kind]))

@@ -1,0 +1,109 @@
+"""What both phases of a training need, as a text: `train_lora.py --plan true`."""
+
+from dataclasses import replace
+
+import pandas as pd
+import torch
+
+from contrastive.align_model import AlignModel
+from contrastive.trainer import AlignConfig, train_tower_and_heads
+from vlm.adapters import bare
+from vlm.configuration import CellPaintingVlmConfig
+from vlm.lora import LoraSettings
+from vlm.plan import (
+    DEVICES,
+    GB,
+    RUNTIME,
+    WASTE,
+    PhasePlan,
+    Step,
+    count_phase,
+    fake_model,
+    largest_batches,
+    plan_describe,
+)
+
+
+def plan_align(
+    config: CellPaintingVlmConfig,
+    settings: LoraSettings,
+    align: AlignConfig,
+    step: Step,
+    sites: int = 4,
+) -> PhasePlan:
+    """Plan phase align, a step with prompts.
+
+    Parameters
+    ----------
+    config : CellPaintingVlmConfig
+    settings : LoraSettings
+    align : AlignConfig
+    step : Step
+        Batch and length do not matter here.
+    sites : int
+        Of a well.
+    """
+    N = 4 * align.align_num_targets + align.align_num_unlabelled
+    R = 2 * min(align.align_prompt_targets, align.align_num_targets)
+    L, C = align.align_max_prompt_tokens, len(config.vision_config.channels)
+    K = len(config.vision_config.readout_groups)
+    with fake_model(config, settings, describe=False) as model:
+        train_tower_and_heads(model)
+        weights = (align.align_same_label_weight, align.align_effect_weight)
+        trained = AlignModel(model, align.align_loss, *weights, align.align_temperature)
+        F = bare(model).model.vision_tower.reference_center.shape[1]
+
+        def loss() -> torch.Tensor:
+            wells = {
+                "channel_features": torch.zeros(N, sites, C, F),
+                "control_features": torch.zeros(N, 1, C, F),
+                "channel_mask": torch.ones(N, C, dtype=torch.bool),
+            }
+            ids = torch.ones(R, L, dtype=torch.long)
+            prompts = {"input_ids": ids, "attention_mask": ids}
+            labels = torch.zeros(N, dtype=torch.long)
+            return trained(wells, labels, torch.zeros(N, K), prompts)["loss"]
+
+        small = align.align_optimizer != "adamw"
+        here = replace(step, small_optimizer=small)
+        return count_phase(model, "align", loss, settings, here, R * L)
+
+
+def plan_text(
+    config: CellPaintingVlmConfig, settings: LoraSettings, align: AlignConfig, step: Step
+) -> str:
+    """Say what a training needs on each device, and what fits which GPU.
+
+    Parameters
+    ----------
+    config : CellPaintingVlmConfig
+    settings : LoraSettings
+    align : AlignConfig
+    step : Step
+        Of phase describe.
+    """
+    phases = [plan_align(config, settings, align, step), plan_describe(config, settings, step)]
+    table = pd.DataFrame(
+        {
+            "phase": [p.phase for p in phases],
+            "parameters": [f"{p.parameters:,}" for p in phases],
+            "trained": [f"{p.trained:,} ({p.trained / p.parameters:.1%})" for p in phases],
+            **{
+                f"{part} GB": [f"{getattr(p, part) / GB:.2f}" for p in phases]
+                for part in ("weights", "gradients", "optimizer", "activations", "peak")
+            },
+            "device GB": [f"{p.needed:.1f}" for p in phases],
+            "tokens a step": [f"{p.tokens:,}" for p in phases],
+        }
+    )
+    needed = max(p.needed for p in phases)
+    fits = ", ".join(f"{size} GB {'yes' if needed <= size else 'no'}" for size in DEVICES)
+    batches = pd.DataFrame(largest_batches(config, settings, step))
+    return (
+        f"{table.to_string(index=False)}\n\n"
+        f"device = {WASTE} x peak + {RUNTIME:g} GB; weights as held while training; answers taken "
+        f"to be as long as max_length {step.length} allows\n"
+        f"fits: {fits}\n\n"
+        f"largest per_device_train_batch_size of phase describe (0: does not fit):\n"
+        f"{batches.to_string(index=False)}"
+    )

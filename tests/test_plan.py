@@ -1,0 +1,137 @@
+"""The plan says before training what training then takes."""
+
+import ctypes
+import gc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from processes import FORK, run_script
+from tiny import tiny_model
+from transformers import LlamaConfig
+
+from contrastive.plan import plan_align
+from contrastive.trainer import AlignConfig, train_tower_and_heads
+from vlm import CellPaintingVlmConfig, CellPaintingVlmForConditionalGeneration
+from vlm.adapters import ALIGN
+from vlm.lora import LoraSettings, add_adapter, lora_config
+from vlm.plan import Step, largest_batches, plan_describe
+
+STEP = Step(batch=4, length=192, checkpointing=False, bf16=False)
+ANSWER = 40
+
+
+def small_config() -> CellPaintingVlmConfig:
+    """Large enough that a step's memory is not noise."""
+    config = tiny_model()[0].config
+    config.text_config = LlamaConfig(
+        vocab_size=4000,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+    )
+    return config
+
+
+def settings(**changed) -> LoraSettings:
+    return LoraSettings(lora_dropout=0.0, **changed)
+
+
+def resident(name: str) -> int:
+    """Bytes of this process's memory: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def measure(config: CellPaintingVlmConfig, step: Step, out: Path) -> None:
+    """Train two real steps in this process; write what it took beyond the libraries."""
+    m_mmap_threshold = -3
+    ctypes.CDLL("libc.so.6").mallopt(m_mmap_threshold, 65536)  # freed is given back, not kept
+    torch.set_num_threads(1)
+    warm = torch.nn.Linear(64, 64)
+    warm(torch.randn(8, 64)).sum().backward()
+    gc.collect()
+    before = resident("VmRSS")
+    model = CellPaintingVlmForConditionalGeneration(config)
+    if step.checkpointing:
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    model = add_adapter(model, "planned", lora_config(settings(), describe=True)).train()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, foreach=False)
+    ids = torch.full((step.batch, step.length), 5)
+    ids[:, : config.image_seq_length] = config.image_token_index
+    labels = ids.clone()
+    labels[:, :-ANSWER] = -100
+    tokens = torch.zeros(step.batch, config.image_seq_length, config.vision_config.hidden_size)
+    mask = torch.ones_like(ids)
+    for _ in range(2):
+        model(
+            input_ids=ids, attention_mask=mask, labels=labels, well_tokens=tokens, use_cache=False
+        ).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    out.write_text(str(resident("VmHWM") - before))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_planned_peak_is_the_measured_one(tmp_path, checkpointing):
+    config, step = small_config(), replace(STEP, checkpointing=checkpointing)
+    planned = plan_describe(config, settings(), step, ANSWER).peak
+    process = FORK.Process(target=measure, args=(config, step, tmp_path / "bytes"))
+    process.start()
+    process.join()
+    measured = int((tmp_path / "bytes").read_text())
+    print(f"planned {planned / 1e6:.1f} MB, measured {measured / 1e6:.1f} MB")
+    assert planned == pytest.approx(measured, rel=0.1)
+
+
+def test_parameters_are_those_of_the_real_model():
+    config = tiny_model()[0].config
+    for describe in (False, True):
+        model = CellPaintingVlmForConditionalGeneration(config)
+        model = add_adapter(model, ALIGN, lora_config(settings(), describe))
+        if describe:
+            plan = plan_describe(config, settings(), replace(STEP, length=64))
+        else:
+            train_tower_and_heads(model)
+            align = AlignConfig(align_num_targets=2, align_prompt_targets=2)
+            plan = plan_align(config, settings(), align, STEP)
+        assert plan.parameters == sum(p.numel() for p in model.parameters())
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert plan.trained == trained
+        assert plan.gradients == 4 * trained
+        assert plan.tokens == (4 * 64 if describe else 4 * 96)
+
+
+def test_fewer_bits_and_checkpointing_take_less():
+    config = small_config()
+    rows = largest_batches(config, settings(), replace(STEP, bf16=True))
+    assert len(rows) == 6
+    by = {(r["base_precision"], r["gradient_checkpointing"]): r for r in rows}
+    for size in ("16 GB", "24 GB", "80 GB", "141 GB"):
+        assert by["bfloat16", True][size] > by["bfloat16", False][size] > 0
+        assert by["4bit", False][size] >= by["bfloat16", False][size]
+    assert by["bfloat16", False]["24 GB"] > by["bfloat16", False]["16 GB"]
+    plans = {
+        p: plan_describe(config, settings(base_precision=p), STEP)
+        for p in ("float32", "bfloat16", "8bit", "4bit")
+    }
+    weights = [plan.weights for plan in plans.values()]
+    assert weights == sorted(weights, reverse=True)
+    assert len(set(weights)) == 4
+
+
+def test_a_plan_is_printed_without_data_or_weights(tmp_path):
+    small_config().text_config.save_pretrained(tmp_path / "language")  # no weights there
+    words = "--data nowhere --out nowhere --language_model language --max_length 128 --plan true"
+    arguments = (*words.split(" "), "--use_cpu", "true", "--bf16", "false")
+    code, printed = run_script("train_lora", *arguments, cwd=tmp_path)
+    assert code == 0, printed[-3000:]
+    for words in ("tokens a step", "fits: 16 GB yes", "per_device_train_batch_size", "4bit"):
+        assert words in printed
+    assert {path.name for path in tmp_path.iterdir()} == {"language", "printed.txt"}

