@@ -12,7 +12,8 @@ import pandas as pd
 
 from data.errors import InputError
 from data.gallery import Batch, read_gallery_plate
-from data.plates import Plate, read_wells
+from data.plates import read_wells
+from data.raw import Plate
 from data.remote import copy_file, first_existing, read_remote_table
 from data.selection import Selection, choose_plates
 

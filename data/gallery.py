@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from data.channels import CHANNELS
 from data.errors import InputError
-from data.plates import WELL_NAME, Plate, Site, read_tiff, stack_planes
+from data.image_names import WELL_NAME
+from data.raw import Plate, Site, stack_planes
 from data.remote import fetch, first_existing, list_files, read_remote_table
 from data.selection import Selection, select_sites
+from data.tiff import read_tiff
 
 TABLE_ENDINGS = ("csv", "csv.gz", "parquet")
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from data.errors import InputError
 from data.gallery import Batch, read_gallery_plate
-from data.plates import METADATA_COLUMNS, Plate, read_table
+from data.plates import METADATA_COLUMNS, read_table
+from data.raw import Plate
 from data.selection import Selection, choose_plates
 
 PROJECT = "cpg0016-jump"

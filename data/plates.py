@@ -1,23 +1,18 @@
-"""Local TIFF plates in JUMP's layout: platemap, metadata tables and image names into wells."""
+"""Local plates in JUMP's layout: platemap, metadata tables and images into wells."""
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
 
-from data.channels import CHANNELS, STAINS, stain_index
+from data.channels import stain_index
 from data.errors import InputError
-
-IMAGE_NAME = re.compile(r"r(\d+)c(\d+)f(\d+)p\d+-(ch\d+)sk\d+fk\d+fl\d+\.tiff?$")
-"""The Phenix microscope's file names: row, column, field of view and channel."""
-
-WELL_NAME = re.compile(r"[A-P](0[1-9]|1\d|2[0-4])$")
+from data.image_names import WELL_NAME
+from data.raw import Plate
+from data.tiff_images import read_tiff_plate
+from data.zarr_images import read_zarr_plate
 
 METADATA_COLUMNS = (
     "Metadata_Plate",
@@ -37,72 +32,17 @@ METADATA_COLUMNS = (
 """Every plate's wells have these columns; Metadata_Time is int hours, Metadata_simulated bool."""
 
 
-@dataclass(frozen=True)
-class Site:
-    """One field of view.
-
-    Attributes
-    ----------
-    well : str
-    number : int
-    files : tuple of Path, str or None
-        Where its channel images lie: a local path, a key of an object store, None where a stain was
-        not imaged.
-    objects : tuple of (int, str)
-        Size in bytes and version of each file, where the source already knows them (object stores);
-        otherwise the file system is asked.
-    """
-
-    well: str
-    number: int
-    files: tuple[Path | str | None, ...]
-    objects: tuple[tuple[int, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Plate:
-    """One plate before preparation.
-
-    Attributes
-    ----------
-    barcode : str
-    channels : tuple of str
-        The stain of each plane in the store.
-    channels_present : tuple of bool
-        Which of them were imaged; the others are zero planes.
-    wells : DataFrame
-        `METADATA_COLUMNS`, one row a well.
-    sites : tuple of Site
-        Sorted by well and number; every well has at least one.
-    read : callable
-        Site to (C, H, W) integer pixels; picklable, so that it can run in another process.
-    illumination : callable or None
-        Returns the published illumination functions as float32 (C, H, W); picklable and hashable.
-        None: they are estimated from the plate.
-    profiles : callable or None
-        Returns published profiles: Metadata_Well and features, one row a well; None without any.
-    version : str
-        Changes when published illumination functions or profiles do.
-    """
-
-    barcode: str
-    channels: tuple[str, ...]
-    channels_present: tuple[bool, ...]
-    wells: pd.DataFrame
-    sites: tuple[Site, ...]
-    read: Callable[[Site], NDArray]
-    illumination: Callable[[], NDArray[np.float32]] | None = None
-    profiles: Callable[[], pd.DataFrame] | None = None
-    version: str = ""
-
-
-def read_plates(folder: str | Path) -> list[Plate]:
+def read_plates(folder: str | Path, pattern: str | None = None) -> list[Plate]:
     """Find the plates of a raw folder and check everything that needs no pixels.
 
     Parameters
     ----------
     folder : path
-        Holds experiment-metadata.tsv, channels.tsv, platemaps/, metadata/ and images/<barcode>/.
+        Holds experiment-metadata.tsv, channels.tsv (may be left out where channels are called by
+        their stain), platemaps/, metadata/ and images/<barcode>/ or images/<barcode>.ome.zarr. A
+        table may also be a .csv. A column Images of experiment-metadata.tsv gives another place.
+    pattern : str, optional
+        What TIFF files are called (see `data.image_names.read_names`).
 
     Returns
     -------
@@ -115,14 +55,11 @@ def read_plates(folder: str | Path) -> list[Plate]:
     InputError
         Naming file and row: a missing or malformed table, an unknown stain, a well twice in the
         platemap or without images, an empty platemap, an unknown reagent, a missing channel image,
-        a plate without negative controls.
+        two images for one plane, a plate without negative controls.
     """
     folder = Path(folder)
-    stains = _read_channels(folder / "channels.tsv")
-    # Cell Painting's five planes always have the same place, imaged or not.
-    others = [stain for stain in STAINS if stain in stains.values() and stain not in CHANNELS]
-    channels = (*CHANNELS, *others)
-    path = folder / "experiment-metadata.tsv"
+    stains = _read_channels(_table_path(folder, "channels"))
+    path = _table_path(folder, "experiment-metadata")
     table = read_table(
         path, ["Plate_Map_Name", "Assay_Plate_Barcode", "Perturbation", "Cell_type", "Time"]
     )
@@ -137,14 +74,17 @@ def read_plates(folder: str | Path) -> list[Plate]:
         experiment = {str(column): str(value) for column, value in record.items()}
         barcode = experiment["Assay_Plate_Barcode"]
         wells = read_wells(folder, experiment, f"{path} row {row}")
-        sites = _find_sites(folder / "images" / barcode, barcode, channels, stains)
-        imaged = {site.well for site in sites}
-        platemap = folder / "platemaps" / f"{experiment['Plate_Map_Name']}.tsv"
+        images = _find_images(folder, experiment)
+        if _is_zarr(images):
+            plate = read_zarr_plate(images, barcode, stains)
+        else:
+            plate = read_tiff_plate(Path(images), barcode, stains, pattern)
+        imaged = {site.well for site in plate.sites}
+        platemap = _table_path(folder / "platemaps", experiment["Plate_Map_Name"])
         for index, well in wells["Metadata_Well"].items():
             if well not in imaged:
                 raise InputError(
-                    f"{platemap} row {int(str(index)) + 2}: well {well} has no images in "
-                    f"{folder / 'images' / barcode}"
+                    f"{platemap} row {int(str(index)) + 2}: well {well} has no images in {images}"
                 )
         if not (wells["Metadata_control_type"] == "negcon").any():
             raise InputError(
@@ -152,83 +92,20 @@ def read_plates(folder: str | Path) -> list[Plate]:
                 "which intensities and features are compared with"
             )
         known = set(wells["Metadata_Well"])
-        plates.append(
-            Plate(
-                barcode=barcode,
-                channels=channels,
-                channels_present=tuple(stain in stains.values() for stain in channels),
-                wells=wells.reset_index(drop=True),
-                sites=tuple(site for site in sites if site.well in known),
-                read=read_site,
-            )
-        )
+        sites = tuple(site for site in plate.sites if site.well in known)
+        plates.append(replace(plate, wells=wells.reset_index(drop=True), sites=sites))
     return plates
 
 
-def read_site(site: Site) -> NDArray[np.uint16]:
-    """Read a site's TIFF files; stains that were not imaged become zero planes.
-
-    Returns
-    -------
-    uint16 array (C, H, W)
-
-    Raises
-    ------
-    InputError
-        Naming the file: missing, unreadable, not 16 bit, not one plane, or another size than the
-        site's other channels.
-    """
-    return stack_planes([path and read_tiff(path) for path in site.files], site)
-
-
-def stack_planes(planes: Sequence[NDArray | None], site: Site) -> NDArray[np.uint16]:
-    """Stack a site's (H, W) planes to (C, H, W), None as a zero plane; all have to be of one size.
-
-    Raises
-    ------
-    InputError
-        Naming the file whose size differs.
-    """
-    imaged = [(plane, path) for plane, path in zip(planes, site.files, strict=True) if path]
-    shape = imaged[0][0].shape
-    for plane, path in imaged:
-        if plane.shape != shape:
-            raise InputError(
-                f"{path}: size is {plane.shape[0]} x {plane.shape[1]} pixels, expected "
-                f"{shape[0]} x {shape[1]} as in {Path(imaged[0][1]).name}"
-            )
-    blank = np.zeros(shape, np.uint16)
-    return np.stack([blank if plane is None else plane for plane in planes])
-
-
-def read_tiff(path: Path | str, content: IO[bytes] | None = None) -> NDArray[np.uint16]:
-    """Read one 16-bit single-channel TIFF as a (H, W) array; errors name the file.
-
-    `content` is what to read in place of the file, when it has been fetched already.
-    """
-    # Pillow and not tifffile: JUMP's files are LZW-compressed, which tifffile reads only with
-    # another package.
-    try:
-        with Image.open(content or path) as image:
-            frames = getattr(image, "n_frames", 1)
-            plane = np.asarray(image)
-    except FileNotFoundError:
-        raise InputError(f"{path}: image file is missing") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: not a readable TIFF ({error})") from None
-    if frames != 1:
-        raise InputError(f"{path}: expected one image in the file, found {frames}")
-    if plane.dtype != np.uint16 or plane.ndim != 2:
-        found = f"{plane.dtype} of shape {plane.shape}"
-        raise InputError(f"{path}: expected one 16-bit channel (uint16, two axes), found {found}")
-    return plane.astype(np.uint16, copy=False)
-
-
 def read_table(
-    path: Path | str, columns: list[str], sep: str = "\t", content: IO[bytes] | None = None
+    path: Path | str,
+    columns: list[str],
+    sep: str | None = None,
+    content: IO[bytes] | None = None,
 ) -> pd.DataFrame:
     """Read a table as strings ("" where empty or NA) and check that it has the columns.
 
+    Columns are divided by commas in a .csv file and by tabs in any other, unless `sep` says so.
     `content` is what to read in place of the file, when it has been fetched already.
 
     Raises
@@ -238,6 +115,7 @@ def read_table(
     """
     if content is None and not Path(path).is_file():
         raise InputError(f"{path}: file is missing; expected a table with {', '.join(columns)}")
+    sep = sep or ("," if Path(path).suffix == ".csv" else "\t")
     try:
         # "NA" is JUMP's empty; only whole-cell values count, so the sodium in a name is safe.
         table = pd.read_csv(
@@ -253,8 +131,26 @@ def read_table(
     return table.fillna("")
 
 
-def _read_channels(path: Path) -> dict[str, str]:
-    """Return file-name channel ("ch1") to stain."""
+def _find_images(folder: Path, experiment: dict[str, str]) -> str:
+    """Return where a plate's images lie: a folder, an OME-Zarr or the address of one."""
+    if given := experiment.get("Images", ""):
+        return given if "://" in given else str(folder / given)
+    images, barcode = folder / "images", experiment["Assay_Plate_Barcode"]
+    usual = [images / barcode, images / f"{barcode}.ome.zarr", images / f"{barcode}.zarr"]
+    # Harmony puts the time of measurement behind the barcode.
+    measured = sorted(images.glob(f"{barcode}__*"))
+    return str(next((path for path in [*usual, *measured] if path.exists()), usual[0]))
+
+
+def _is_zarr(images: str) -> bool:
+    inside = (Path(images) / name for name in ("zarr.json", ".zgroup"))
+    return "://" in images or images.endswith(".zarr") or any(path.is_file() for path in inside)
+
+
+def _read_channels(path: Path) -> dict[str, str] | None:
+    """Return channel ("ch1", "HOECHST 33342") to stain; None where there is no such table."""
+    if not path.exists():
+        return None
     table = read_table(path, ["channel", "stain"])
     stains: dict[str, str] = {}
     for row, (channel, stain) in enumerate(zip(table["channel"], table["stain"], strict=True), 2):
@@ -295,7 +191,7 @@ def read_wells(folder: Path, experiment: dict[str, str], where: str) -> pd.DataF
         raise InputError(f"{where}: Perturbation is {modality!r}, expected compound, crispr or orf")
     if not experiment["Time"].isdigit():
         raise InputError(f"{where}: Time is {experiment['Time']!r}, expected whole hours")
-    path = folder / "platemaps" / f"{experiment['Plate_Map_Name']}.tsv"
+    path = _table_path(folder / "platemaps", experiment["Plate_Map_Name"])
     platemap = read_table(path, ["well_position", "broad_sample"])
     seen: dict[str, int] = {}
     for row, well in enumerate(platemap["well_position"], start=2):
@@ -310,13 +206,13 @@ def read_wells(folder: Path, experiment: dict[str, str], where: str) -> pd.DataF
         platemap = platemap[platemap["broad_sample"] != ""]
     if platemap.empty:
         raise InputError(f"{path}: every well is without a reagent")
-    reagents = _read_reagents(folder / "metadata" / f"{modality}_metadata.tsv", modality)
+    metadata = _table_path(folder / "metadata", f"{modality}_metadata")
+    reagents = _read_reagents(metadata, modality)
     unknown = ~platemap["broad_sample"].isin(reagents.index)
     if unknown.any():
         row = platemap.index[unknown][0]
         raise InputError(
-            f"{path} row {row + 2}: reagent {platemap['broad_sample'][row]} is not in "
-            f"{folder / 'metadata' / f'{modality}_metadata.tsv'}"
+            f"{path} row {row + 2}: reagent {platemap['broad_sample'][row]} is not in {metadata}"
         )
     wells = reagents.loc[platemap["broad_sample"]].reset_index().set_index(platemap.index)
     wells.insert(0, "Metadata_Well", platemap["well_position"])
@@ -366,28 +262,7 @@ def _read_reagents(path: Path, modality: str) -> pd.DataFrame:
     return reagents.set_index("Metadata_broad_sample")
 
 
-def _find_sites(
-    folder: Path, barcode: str, channels: tuple[str, ...], stains: dict[str, str]
-) -> list[Site]:
-    """Group the image files of a plate by well and field; every site needs every channel."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: image folder of plate {barcode} is missing")
-    found: dict[tuple[str, int], dict[str, Path]] = {}
-    for path in sorted(folder.iterdir()):
-        match = IMAGE_NAME.match(path.name)
-        if match and match[4] in stains:
-            well = f"{chr(ord('A') + int(match[1]) - 1)}{int(match[2]):02d}"
-            found.setdefault((well, int(match[3])), {})[stains[match[4]]] = path
-    if not found:
-        raise InputError(f"{folder}: no images named like r01c01f01p01-ch1sk1fk1fl1.tiff")
-    sites = []
-    for (well, number), files in sorted(found.items()):
-        for channel, stain in stains.items():
-            if stain not in files:
-                some = next(iter(files.values()))
-                name = re.sub(r"-ch\d+", f"-{channel}", some.name)
-                raise InputError(
-                    f"{folder / name}: image file is missing (well {well}, site {number}, {stain})"
-                )
-        sites.append(Site(well, number, tuple(files.get(stain) for stain in channels)))
-    return sites
+def _table_path(folder: Path, name: str) -> Path:
+    """Return where a table lies: NAME.tsv, or NAME.txt or NAME.csv where only that exists."""
+    paths = [folder / f"{name}{ending}" for ending in (".tsv", ".txt", ".csv")]
+    return next((path for path in paths if path.is_file()), paths[0])

@@ -15,7 +15,7 @@ from data.errors import InputError
 from data.files import atomic_path, locked_folder
 from data.normalize import MEDIAN_WELL, SAME_PLATE_CONTROLS, count_missing, normalize_profiles
 from data.parallel import ordered_map
-from data.plates import Plate
+from data.raw import Plate
 from data.shard import (
     Failure,
     PrepareSettings,

@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from data.errors import InputError
-from data.plates import WELL_NAME, Plate
+from data.image_names import WELL_NAME
+from data.raw import Plate
 
 MODALITIES = ("compound", "crispr", "orf")
 

@@ -24,7 +24,7 @@ from data.illumination import estimate_illumination
 from data.measure import well_profile
 from data.normalize import SAME_PLATE_CONTROLS
 from data.parallel import OrderedMap
-from data.plates import Plate, Site
+from data.raw import Plate, Site
 from data.site import (
     Correction,
     SiteTask,

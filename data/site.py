@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from data.errors import InputError
 from data.illumination import GRID, illumination_field
 from data.measure import measure_site
-from data.plates import Plate, Site
 from data.quality import measure_quality
+from data.raw import Plate, Site
 from data.resize import centre_square, resize_area
 
 BRIGHT = 16384

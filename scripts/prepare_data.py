@@ -15,8 +15,9 @@ from data.fields import read_fields
 from data.jump import read_jump
 from data.normalize import MEDIAN_WELL, NO_REFERENCE, SAME_PLATE_CONTROLS
 from data.parallel import slurm_script
-from data.plates import Plate, read_plates
+from data.plates import read_plates
 from data.prepare import PrepareSettings, load_failures, plan, prepare
+from data.raw import Plate
 from data.selection import Selection, parse_selection, select
 from data.splits import choose_held_out_targets, list_targets
 
