@@ -1,8 +1,11 @@
 """A prepared plate as OME-Zarr, for napari and whatever else reads that format."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from data.errors import InputError
@@ -46,7 +49,8 @@ def export_plate(store: str | Path, barcode: str, out: str | Path, version: str 
     -------
     int
         The number of images. They hold the stains that were imaged, as uint16 as in the store: 0
-        is the reference's background and `BRIGHT` its bright end. Image 0 is site 1.
+        is the reference's background and `BRIGHT` its bright end. Image 0 is site 1; tiles and
+        cells are numbered through.
 
     Raises
     ------
@@ -68,7 +72,8 @@ def export_plate(store: str | Path, barcode: str, out: str | Path, version: str 
     manifest = load_manifest(store)
     sites = load_sites(store, [barcode])
     table = site_table(sites)
-    present = manifest.plates[barcode]["channels_present"]
+    record = manifest.plates[barcode]
+    present = record["channels_present"]
     stains = [s for s, imaged in zip(manifest.channels, present, strict=True) if imaged]
     channels = [
         {
@@ -80,6 +85,10 @@ def export_plate(store: str | Path, barcode: str, out: str | Path, version: str 
         for stain in stains
     ]
     paths = [f"{well[0]}/{int(well[1:])}" for well in table["Metadata_Well"]]
+    numbers = table["Metadata_Site"] - 1
+    if table["Metadata_Part"].any():  # tiles and cells are numbered through
+        numbers = table.groupby("Metadata_Well").cumcount()
+    names = [str(number) for number in numbers]
     wells = list(dict.fromkeys(paths))
     rows, columns = next(
         (rows, columns)
@@ -100,25 +109,44 @@ def export_plate(store: str | Path, barcode: str, out: str | Path, version: str 
             name=barcode,
         )
         for well in wells:
-            numbers = table["Metadata_Site"][[path == well for path in paths]]
-            group = root.require_group(well)
-            write_well_metadata(group, [str(number - 1) for number in numbers], fmt=chosen)
-        for row, (well, number) in enumerate(
-            tqdm(list(zip(paths, table["Metadata_Site"], strict=True)), desc=barcode, unit="site")
+            images = [name for path, name in zip(paths, names, strict=True) if path == well]
+            write_well_metadata(root.require_group(well), images, fmt=chosen)
+        for row, (well, name) in enumerate(
+            tqdm(list(zip(paths, names, strict=True)), desc=barcode, unit="site")
         ):
             (pixels,) = read_pixels(sites, [row])
             write_image(
                 pixels[np.flatnonzero(present)],
-                root.require_group(f"{well}/{number - 1}"),
+                root.require_group(f"{well}/{name}"),
                 scale_factors=factors,
-                axes=[
-                    {"name": "c", "type": "channel"},
-                    {"name": "y", "type": "space"},
-                    {"name": "x", "type": "space"},
-                ],
+                axes=_axes(record["pixel_size"]),
+                coordinate_transformations=_place(table.iloc[row], record["pixel_size"], factors),
                 fmt=chosen,
                 storage_options={"chunks": (1, manifest.size, manifest.size)},
-                name=f"{barcode} {well} {number}",
+                name=f"{barcode} {table['Metadata_Well'][row]} {name}",
                 metadata={"omero": {"channels": channels}},
             )
     return len(table)
+
+
+def _axes(pixel_size: float | None) -> list[dict[str, str]]:
+    unit = {} if pixel_size is None else {"unit": "micrometer"}
+    space = [{"name": name, "type": "space", **unit} for name in "yx"]
+    return [{"name": "c", "type": "channel"}, *space]
+
+
+def _place(
+    site: pd.Series, pixel_size: float | None, factors: Sequence[int]
+) -> list[list[dict[str, Any]]] | None:
+    """Return scale and place in the well of each resolution; None where they are not known."""
+    if pixel_size is None:
+        return None
+    steps = [
+        {"type": "scale", "scale": [1.0, pixel_size * factor, pixel_size * factor]}
+        for factor in (1, *factors)
+    ]
+    if pd.isna(site["Metadata_X"]):
+        return [[step] for step in steps]
+    # A microscope's Y points up, an image's down.
+    place = [0.0, -float(site["Metadata_Y"]), float(site["Metadata_X"])]
+    return [[step, {"type": "translation", "translation": place}] for step in steps]

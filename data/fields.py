@@ -5,6 +5,7 @@ and its normalized profile is 0.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def read_fields(folder: str | Path) -> list[Plate]:
     """Read every field below a folder, each as a plate of one well.
 
     A field is a sub-folder with one 16-bit TIFF a stain (JUMP's Phenix names or stain names), or
-    with `images.npy` (sites, C, H, W) and `channels.csv` (column channel), one field a site.
+    with `images.npy` (sites, C, H, W) and `channels.csv` (column channel), one field a site. A
+    Nuclei.csv of CellProfiler in it says where the field's nuclei are.
 
     Raises
     ------
@@ -93,7 +95,9 @@ def read_fields(folder: str | Path) -> list[Plate]:
                         f"{path}: size is {plane.shape}, expected {pixels[0].shape} as in the "
                         "field's other channels"
                     )
-            plates.append(field_plate(np.stack(pixels), list(files), field.name))
+            plate = field_plate(np.stack(pixels), list(files), field.name)
+            nuclei = next(iter(sorted(field.rglob("Nuclei.csv"))), None)
+            plates.append(replace(plate, sites=(replace(plate.sites[0], nuclei=nuclei),)))
     if not plates:
         raise InputError(f"{folder}: no folders with one TIFF a stain, or with images.npy")
     return plates

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from data.channels import CHANNELS
 from data.errors import InputError
+from data.illumination import decode_functions
 from data.image_names import WELL_NAME
 from data.raw import Plate, Site, stack_planes
 from data.remote import fetch, first_existing, list_files, read_remote_table
@@ -145,9 +146,11 @@ def read_gallery_site(site: Site, root: str) -> NDArray[np.uint16]:
     """
     files = [str(file) for file in site.files if file is not None]
     contents = dict(zip(files, fetch(root, files), strict=True))
-    return stack_planes(
-        [f and read_tiff(str(f), io.BytesIO(contents[str(f)])) for f in site.files], site
-    )
+    planes = [
+        None if file is None else read_tiff(file, io.BytesIO(contents[str(file)]))
+        for file in site.files
+    ]
+    return stack_planes(planes, site)
 
 
 def read_published_profiles(root: str, file: str) -> pd.DataFrame:
@@ -239,15 +242,5 @@ def _find_profiles(place: Batch, barcode: str) -> tuple[str, str] | None:
 @lru_cache(maxsize=2)
 def _read_functions(published: PublishedIllumination) -> NDArray[np.float32]:
     files = [file for file in published.files if file is not None]
-    planes = {}
-    for file, content in zip(files, fetch(published.root, files), strict=True):
-        try:
-            plane = np.load(io.BytesIO(content)).astype(np.float32)
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{file}: not a readable illumination function ({error})") from None
-        if plane.ndim != 2 or not (np.isfinite(plane).all() and (plane > 0).all()):
-            raise InputError(f"{file}: expected a positive function (H, W), found {plane.shape}")
-        planes[file] = plane
-    shape = planes[files[0]].shape
-    flat = np.ones(shape, np.float32)
-    return np.stack([flat if file is None else planes[file] for file in published.files])
+    contents = [io.BytesIO(content) for content in fetch(published.root, files)]
+    return decode_functions(published.files, contents)

@@ -9,8 +9,9 @@ import pandas as pd
 
 from data.channels import stain_index
 from data.errors import InputError
+from data.illumination import find_illumination
 from data.image_names import WELL_NAME
-from data.raw import Plate
+from data.raw import Plate, Site
 from data.tiff_images import read_tiff_plate
 from data.zarr_images import read_zarr_plate
 
@@ -41,6 +42,9 @@ def read_plates(folder: str | Path, pattern: str | None = None) -> list[Plate]:
         Holds experiment-metadata.tsv, channels.tsv (may be left out where channels are called by
         their stain), platemaps/, metadata/ and images/<barcode>/ or images/<barcode>.ome.zarr. A
         table may also be a .csv. A column Images of experiment-metadata.tsv gives another place.
+        Where they exist, illum/<barcode>/*_Illum{stain}.npy are used in place of an estimate, and
+        nuclei/<barcode>/<well>-<site>/Nuclei.csv (or <well>-<site>-Nuclei.csv) in place of a
+        segmentation.
     pattern : str, optional
         What TIFF files are called (see `data.image_names.read_names`).
 
@@ -92,8 +96,24 @@ def read_plates(folder: str | Path, pattern: str | None = None) -> list[Plate]:
                 "which intensities and features are compared with"
             )
         known = set(wells["Metadata_Well"])
-        sites = tuple(site for site in plate.sites if site.well in known)
-        plates.append(replace(plate, wells=wells.reset_index(drop=True), sites=sites))
+        imaged_stains = [
+            s if present else None
+            for s, present in zip(plate.channels, plate.channels_present, strict=True)
+        ]
+        light = find_illumination(folder / "illum" / barcode, imaged_stains)
+        plates.append(
+            replace(
+                plate,
+                wells=wells.reset_index(drop=True),
+                sites=tuple(
+                    replace(site, nuclei=_find_nuclei(folder / "nuclei" / barcode, site))
+                    for site in plate.sites
+                    if site.well in known
+                ),
+                illumination=light,
+                version=light.version if light else "",
+            )
+        )
     return plates
 
 
@@ -140,6 +160,13 @@ def _find_images(folder: Path, experiment: dict[str, str]) -> str:
     # Harmony puts the time of measurement behind the barcode.
     measured = sorted(images.glob(f"{barcode}__*"))
     return str(next((path for path in [*usual, *measured] if path.exists()), usual[0]))
+
+
+def _find_nuclei(folder: Path, site: Site) -> Path | None:
+    """Return CellProfiler's table of a site's nuclei, under the names that it and others give."""
+    name = f"{site.well}-{site.number}"
+    usual = [folder / name / "Nuclei.csv", folder / f"{name}-Nuclei.csv"]
+    return next((path for path in usual if path.is_file()), None)
 
 
 def _is_zarr(images: str) -> bool:

@@ -132,7 +132,8 @@ def plan(
     sites = [site for found in todo.values() for site in found]
     sampled = [site for _, site, _ in sample_sites([work.plate for work in works], reference)]
     sizes = [max(size, 0) for site in (*sites, *sampled) for _, size, _ in file_stamps(site)]
-    pixels = len(plates[0].channels) * settings.size**2 * 2
+    parts = settings.cells or settings.tiles**2
+    pixels = len(plates[0].channels) * settings.size**2 * 2 * parts
     return Plan(
         plates=len(works),
         wells=sum(len({site.well for site in found}) for found in todo.values()),
@@ -165,7 +166,14 @@ def _inspect(
                 f"plate {plate.barcode} has the stains {', '.join(plate.channels)}, plate "
                 f"{plates[0].barcode} has {', '.join(plates[0].channels)}: prepare them apart"
             )
-    choices = (settings.size, settings.crop, settings.measure, reference)
+    choices = (
+        settings.size,
+        settings.crop,
+        settings.tiles,
+        settings.cells,
+        settings.measure,
+        reference,
+    )
     inputs = {plate.barcode: hash_inputs(plate, choices) for plate in plates}
     if reference == MEDIAN_WELL:  # every plate's intensities depend on all plates
         whole = "".join(found.digest() for found in inputs.values())

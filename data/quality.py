@@ -1,4 +1,4 @@
-"""Quality of a site in three numbers; they are recorded, and nothing is dropped for them."""
+"""Quality of a site in a few numbers; they are recorded, and nothing is dropped for them."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,16 +10,22 @@ from scipy import fft
 FOCUS_SIDE = 512
 """Focus is measured in a square of at most so many pixels: enough, and five times faster."""
 
+FULL_SCALES = (2**12 - 1, 2**14 - 1, 2**16 - 1)
+"""Largest values of cameras of 12, 14 and 16 bits, which all store 16."""
+
+DEBRIS = 4.0
+"""Four times the reference's bright end: no cell is so bright, and the store ends there."""
+
 
 def measure_quality(
     raw: NDArray, scaled: NDArray[np.float32], channels: Sequence[str]
 ) -> dict[str, float]:
-    """Measure focus, saturation and background of one site.
+    """Measure focus, saturation, background and debris of one site.
 
     Parameters
     ----------
     raw : array (C, H, W)
-        As the camera gave it, saturated pixels at the largest value of its integer type.
+        As the camera gave it, saturated pixels at the largest value of its 8, 12, 14 or 16 bits.
     scaled : float32 array (C, size, size)
         What is stored: shrunk, illumination corrected, 0 the reference's background and 1 its
         bright end.
@@ -33,20 +39,28 @@ def measure_quality(
         where there is no DNA); the more negative, the more blurred.
         QC_Saturation: share of saturated pixels in the worst channel, in [0, 1].
         QC_Background: the highest 1 percentile of a channel, in units of `scaled`; a site's haze.
+        QC_Debris: share of pixels brighter than `DEBRIS` in the worst channel, in [0, 1]: dust,
+        fibres, precipitate; the store clips them.
     """
     present = [i for i in range(len(raw)) if raw[i].any()]
     if not present:
-        return {"QC_Focus": 0.0, "QC_Saturation": 0.0, "QC_Background": 0.0}
+        return dict.fromkeys(("QC_Focus", "QC_Saturation", "QC_Background", "QC_Debris"), 0.0)
     dna = next((i for i in present if channels[i] == "DNA"), present[0])
-    largest = np.iinfo(raw.dtype).max
     return {
         # Blur shows at full resolution, and uneven light does not change the fine structure.
         "QC_Focus": power_slope(raw[dna]),
-        "QC_Saturation": max(
-            float((raw[i] == largest).mean()) if raw[i].max() == largest else 0.0 for i in present
-        ),
+        "QC_Saturation": max(saturated_share(raw[i]) for i in present),
         "QC_Background": max(float(np.percentile(scaled[i], 1)) for i in present),
+        "QC_Debris": max(float((scaled[i] > DEBRIS).mean()) for i in present),
     }
+
+
+def saturated_share(plane: NDArray) -> float:
+    """Return the share of pixels at the camera's largest value; 0 when none reaches one."""
+    brightest = plane.max()
+    if brightest != np.iinfo(plane.dtype).max and brightest not in FULL_SCALES:
+        return 0.0
+    return float((plane == brightest).mean())
 
 
 def power_slope(plane: NDArray) -> float:

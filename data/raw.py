@@ -27,6 +27,8 @@ class Site:
         otherwise the file system is asked.
     position : (float, float) or None
         X and Y from the well's centre in micrometres, where the microscope noted it.
+    nuclei : Path or None
+        CellProfiler's table of the site's nuclei, where there is one.
     """
 
     well: str
@@ -34,6 +36,7 @@ class Site:
     files: tuple[Path | str | None, ...]
     objects: tuple[tuple[int, str], ...] = ()
     position: tuple[float, float] | None = None
+    nuclei: Path | None = None
 
 
 @dataclass(frozen=True)

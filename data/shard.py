@@ -71,6 +71,11 @@ class PrepareSettings:
     crop : int or None
         Keep only the central square of so many raw pixels (of the image, not of the measured
         profile): brings fields of another magnification to the cell size that a model knows.
+    tiles : int
+        Store each field as tiles x tiles squares in place of one.
+    cells : int
+        Store at most so many cells of each field, `crop` raw pixels around each nucleus, in place
+        of it; 0 for the field.
     measure : bool
         Segment and measure cells (most of the time goes here); without it profiles are the
         published ones, where there are any.
@@ -90,6 +95,8 @@ class PrepareSettings:
 
     size: int = 128
     crop: int | None = None
+    tiles: int = 1
+    cells: int = 0
     measure: bool = True
     processes: int = 2
     scheduler: str = ""
@@ -163,7 +170,8 @@ class Work:
 
 def hash_inputs(plate: Plate, choices: tuple) -> Inputs:
     """Hash what a plate is made from; `choices` are the settings that its pixels depend on."""
-    settings = repr((FORMAT, plate.channels, plate.channels_present, plate.version, choices))
+    seen = (plate.channels, plate.channels_present, plate.version, plate.pixel_size)
+    settings = repr((FORMAT, *seen, choices))
     rows = plate.wells.itertuples(index=False, name=None)
     digests = {
         well: hashlib.sha256(repr(row).encode())
@@ -171,7 +179,7 @@ def hash_inputs(plate: Plate, choices: tuple) -> Inputs:
     }
     for site in plate.sites:
         digest = digests[site.well]
-        digest.update(repr((site.number, file_stamps(site))).encode())
+        digest.update(repr((site.number, site.position, file_stamps(site))).encode())
         if not any(site.files):  # pixels that were given, not read
             digest.update(plate.read(site).tobytes())
     return Inputs(
@@ -183,19 +191,13 @@ def hash_inputs(plate: Plate, choices: tuple) -> Inputs:
 def file_stamps(site: Site) -> list[tuple[str, int, str]]:
     """Return name, size in bytes and version of each file of a site; -1 bytes where it is gone."""
     files = [file for file in site.files if file is not None]
+    nuclei = [_stamp(site.nuclei)] if site.nuclei else []
     if site.objects:
-        return [
+        return nuclei + [
             (Path(file).name, size, version)
             for file, (size, version) in zip(files, site.objects, strict=True)
         ]
-    stamps = []
-    for file in map(Path, files):
-        try:
-            stat = file.stat()
-            stamps.append((file.name, stat.st_size, str(stat.st_mtime_ns)))
-        except FileNotFoundError:
-            stamps.append((file.name, -1, ""))
-    return stamps
+    return nuclei + [_stamp(Path(file)) for file in files]
 
 
 def read_stored(out: Path, barcode: str, record: PlateRecord | None) -> Stored | None:
@@ -317,7 +319,16 @@ def write_plate(
     todo = [site for site in plate.sites if site.well not in kept]
     slim = _without_tables(plate)
     tasks = (
-        SiteTask(slim, site, correction, settings.size, settings.crop, settings.measure)
+        SiteTask(
+            slim,
+            site,
+            correction,
+            settings.size,
+            settings.crop,
+            settings.measure,
+            settings.tiles,
+            settings.cells,
+        )
         for site in todo
     )
     failures: list[Failure] = []
@@ -332,7 +343,8 @@ def write_plate(
         sites = read_site_table(folder)
         if sites.empty:
             raise InputError(f"plate {plate.barcode}: no well can be read; {failures[0].error}")
-        quality = sites[["Metadata_Well", *QC_COLUMNS]].groupby("Metadata_Well", as_index=False)
+        fields = sites.drop_duplicates(["Metadata_Well", "Metadata_Site"])  # one of its parts
+        quality = fields[["Metadata_Well", *QC_COLUMNS]].groupby("Metadata_Well", as_index=False)
         wells = plate.wells.merge(quality.mean(), on="Metadata_Well", validate="1:1")
         wells.to_parquet(folder / "wells.parquet", index=False)
         complete = True
@@ -352,6 +364,7 @@ def write_plate(
         sites=len(sites),
         sha256=sha256,
         channels_present=list(plate.channels_present),
+        pixel_size=_stored_pixel_size(plate, correction.shape, settings),
         settings=made.digest() if complete else "",
     )
     return record, failures
@@ -374,10 +387,11 @@ def _merge_rows(
     cells: dict[str, list[pd.DataFrame]],
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of all complete wells in order; collect failures and measured cells."""
+    stored_wells = groupby(stored, key=lambda row: row["Metadata_Well"])
     for well, group in groupby(plate.sites, key=lambda site: site.well):
         sites = list(group)
         if well in kept:
-            yield from (next(stored) for _ in sites)
+            yield from next(stored_wells)[1]
             continue
         done = [next(results) for _ in sites]
         errors = [
@@ -389,7 +403,7 @@ def _merge_rows(
         if not errors:
             if done[0][1] is not None:
                 cells[well] = [measured for _, measured in done]
-            yield from (row for row, _ in done)
+            yield from (row for rows, _ in done for row in rows)
 
 
 def _find_features(
@@ -408,6 +422,23 @@ def _find_features(
         before = pd.read_parquet(old / "features.parquet").drop(columns="Metadata_Plate")
         parts.append(before[before["Metadata_Well"].isin(kept)])
     return pd.concat(parts, ignore_index=True).sort_values("Metadata_Well", ignore_index=True)
+
+
+def _stored_pixel_size(
+    plate: Plate, shape: tuple[int, ...], settings: PrepareSettings
+) -> float | None:
+    if plate.pixel_size is None:
+        return None
+    side = min(*shape, settings.crop or max(shape)) // settings.tiles
+    return plate.pixel_size * side / settings.size
+
+
+def _stamp(file: Path) -> tuple[str, int, str]:
+    try:
+        stat = file.stat()
+    except FileNotFoundError:
+        return file.name, -1, ""
+    return file.name, stat.st_size, str(stat.st_mtime_ns)
 
 
 def _find_shape(sites: Sequence[tuple[Plate, Site, bool]]) -> tuple[int, ...]:

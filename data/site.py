@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from data.errors import InputError
 from data.illumination import GRID, illumination_field
 from data.measure import measure_site
+from data.parts import cut_cells, cut_tiles, nucleus_centres, read_centres
 from data.quality import measure_quality
 from data.raw import Plate, Site
 from data.resize import centre_square, resize_area
+from data.segment import segment_cells
 
 BRIGHT = 16384
 """Stored value of the reference's 99.9 percentile; four times brighter still fits in uint16."""
@@ -54,6 +56,8 @@ class SiteTask:
     size: int
     crop: int | None
     measure: bool
+    tiles: int = 1
+    cells: int = 0
 
 
 def attempt(function: Callable[[Any], Any], item: Any) -> Any:
@@ -64,8 +68,8 @@ def attempt(function: Callable[[Any], Any], item: Any) -> Any:
         return error
 
 
-def process_site(task: SiteTask) -> tuple[dict[str, Any], pd.DataFrame | None]:
-    """Read, measure, shrink, correct and check one site.
+def process_site(task: SiteTask) -> tuple[list[dict[str, Any]], pd.DataFrame | None]:
+    """Read, measure, cut, shrink, correct and check one site.
 
     Features are measured at the raw resolution, on corrected and scaled intensities. What is stored
     is shrunk first and corrected then: light changes so slowly across a field that both orders give
@@ -73,8 +77,9 @@ def process_site(task: SiteTask) -> tuple[dict[str, Any], pd.DataFrame | None]:
 
     Returns
     -------
-    row : dict
-        Columns of `store.SITE_FEATURES`; `pixels` (C, size, size) uint16.
+    rows : list of dict
+        Columns of `store.SITE_FEATURES`; `pixels` (C, size, size) uint16. One for the field, or one
+        a tile or cell, each with the field's quality.
     cells : DataFrame or None
         The result of `measure_site`; None when not measured.
 
@@ -83,26 +88,50 @@ def process_site(task: SiteTask) -> tuple[dict[str, Any], pd.DataFrame | None]:
     InputError
         When an image is unreadable or not of the plate's size.
     """
-    plate, correction = task.plate, task.correction
-    raw = read_checked(plate, task.site, correction.shape)
-    cells = None
-    if task.measure:
+    plate, site, correction = task.plate, task.site, task.correction
+    raw = read_checked(plate, site, correction.shape)
+    centres = None if site.nuclei is None else read_centres(site.nuclei, correction.shape)
+    cut = task.cells > 0 or task.tiles > 1
+    cells, full = None, np.zeros(0, np.float32)
+    if task.measure or cut:
         light = _light(plate, correction)
-        corrected = raw.astype(np.float32) if light is None else raw / light
-        cells = measure_site(_scale(corrected, correction), plate.channels)
+        even = raw.astype(np.float32) if light is None else np.divide(raw, light, dtype=np.float32)
+        full = _scale(even, correction)
+    if task.measure or (task.cells and centres is None):
+        exact = full.astype(np.float64)
+        labels = segment_cells(exact, plate.channels)
+        cells = measure_site(exact, plate.channels, labels) if task.measure else None
+        centres = nucleus_centres(labels["Nuclei"]) if centres is None else centres
     small = resize_area(centre_square(raw, task.crop), task.size)
     light = _light(plate, correction, task.crop, task.size)
     if light is not None:
         small = small / light
     small = _scale(small, correction)
-    row = {
-        "pixels": np.clip(np.rint(small * BRIGHT), 0, 65535).astype(np.uint16),
+    parts = [small]
+    if task.cells and task.crop and centres is not None:
+        squares = cut_cells(full, centres, task.crop, task.cells)
+        parts = [resize_area(square, task.size) for square in squares]
+    elif task.tiles > 1:
+        squares = cut_tiles(centre_square(full, task.crop), task.tiles)
+        parts = [resize_area(square, task.size) for square in squares]
+    facts = {
         "Metadata_Plate": plate.barcode,
-        "Metadata_Well": task.site.well,
-        "Metadata_Site": task.site.number,
+        "Metadata_Well": site.well,
+        "Metadata_Site": site.number,
+        "Metadata_X": site.position[0] if site.position else np.nan,
+        "Metadata_Y": site.position[1] if site.position else np.nan,
         **measure_quality(raw, small, plate.channels),
+        "QC_Cells": np.nan if centres is None else len(centres),
     }
-    return row, cells
+    rows = [
+        {
+            "pixels": np.clip(np.rint(part * BRIGHT), 0, 65535).astype(np.uint16),
+            "Metadata_Part": number if cut else 0,
+            **facts,
+        }
+        for number, part in enumerate(parts, start=1)
+    ]
+    return rows, cells
 
 
 def read_checked(plate: Plate, site: Site, shape: tuple[int, ...]) -> NDArray:

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from data.errors import InputError
 from data.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the layout changes so that older folders must be prepared again."""
 
-QC_COLUMNS = ("QC_Focus", "QC_Saturation", "QC_Background")
+QC_COLUMNS = ("QC_Focus", "QC_Saturation", "QC_Background", "QC_Debris", "QC_Cells")
+"""What they mean: `data.quality`. QC_Cells is NaN where cells were not looked for."""
 
 SITE_FEATURES = Features(
     {
@@ -37,6 +38,11 @@ SITE_FEATURES = Features(
         "Metadata_Plate": Value("string"),
         "Metadata_Well": Value("string"),
         "Metadata_Site": Value("int32"),
+        # 0 is the whole field; with --tiles or --cells the tile or cell of it, from 1.
+        "Metadata_Part": Value("int32"),
+        # Micrometres from the well's centre to the site's, NaN where that is not known.
+        "Metadata_X": Value("float32"),
+        "Metadata_Y": Value("float32"),
         **{name: Value("float32") for name in QC_COLUMNS},
     }
 )
@@ -49,6 +55,7 @@ class PlateRecord(TypedDict):
     sites: int
     sha256: str
     channels_present: list[bool]
+    pixel_size: float | None  # micrometres of a stored pixel, where the microscope noted them
     settings: str  # hash of what its wells were made from: equal means nothing to do again
 
 

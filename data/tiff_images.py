@@ -99,7 +99,7 @@ def read_site(site: Site) -> NDArray[np.uint16]:
         Naming the file: missing, unreadable, not 16 bit, not one plane, or another size than the
         site's other channels.
     """
-    return stack_planes([path and read_tiff(path) for path in site.files], site)
+    return stack_planes([None if path is None else read_tiff(path) for path in site.files], site)
 
 
 def read_stack(site: Site, channels: tuple[str | None, ...]) -> NDArray[np.uint16]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -69,6 +70,23 @@ class PrepareConfig:
         default=None,
         metadata={"help": "Keep the central square of so many raw pixels; all by default."},
     )
+    tiles: int = field(
+        default=1, metadata={"help": "Store each field as so many tiles a side in place of one."}
+    )
+    cells: int = field(
+        default=0,
+        metadata={
+            "help": "Store at most so many cells of each field in place of it, --crop raw pixels "
+            "around each nucleus; 0 for the field."
+        },
+    )
+    pattern: str = field(
+        default="",
+        metadata={
+            "help": "plates: what TIFF files are called, a regular expression with the groups well "
+            "(or row and column), site and channel; known microscopes need none."
+        },
+    )
     processes: int = field(default=2, metadata={"help": "Worker processes."})
     scheduler: str = field(
         default="",
@@ -122,6 +140,15 @@ def prepare_source(config: PrepareConfig) -> bool:
             f"--size is {config.size}, expected at least 32; --processes is {config.processes} and "
             f"--jobs {config.jobs}, expected at least 1"
         )
+    if (
+        config.tiles < 1
+        or config.cells < 0
+        or (config.cells and (config.tiles > 1 or not config.crop))
+    ):
+        raise InputError(
+            f"--tiles is {config.tiles}, expected at least 1; --cells is {config.cells}, expected "
+            "at least 0, with --crop for the side of a cell's square and without --tiles"
+        )
     plates, reference = read_source(config)
     wells = pd.concat([plate.wells for plate in plates], ignore_index=True)
     targets = set()
@@ -130,6 +157,8 @@ def prepare_source(config: PrepareConfig) -> bool:
     settings = PrepareSettings(
         size=config.size,
         crop=config.crop,
+        tiles=config.tiles,
+        cells=config.cells,
         measure=config.measure,
         processes=config.processes,
         scheduler=config.scheduler,
@@ -178,6 +207,10 @@ def read_source(config: PrepareConfig) -> tuple[list[Plate], str]:
     if not Path(config.input).is_dir() or not config.input:
         raise InputError(f"--input {config.input}: no such folder")
     read, reference = SOURCES[config.source]
+    if config.pattern:
+        if config.source != "plates":
+            raise InputError(f"--pattern has no meaning for the source {config.source}")
+        read = partial(read_plates, pattern=config.pattern)
     return select(read(config.input), wanted), reference
 
 

@@ -1,5 +1,7 @@
 """Illumination, shrinking and quality: what they must keep and what they must see."""
 
+from pathlib import Path
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from data.errors import InputError
 from data.illumination import (
     GRID,
     estimate_illumination,
+    find_illumination,
     illumination_field,
 )
 from data.quality import measure_quality, power_slope
@@ -89,9 +92,61 @@ def test_quality_sees_blur_saturation_and_haze() -> None:
     assert good["QC_Saturation"] == 0
     raw[2, :48] = 65535
     assert measure_quality(raw, scaled, NAMES)["QC_Saturation"] == 0.5
+    raw[2, :48] = 4095  # of a camera of 12 bits
+    raw[raw > 4095] = 4094
+    assert measure_quality(raw, scaled, NAMES)["QC_Saturation"] == 0.5
+    raw[raw == 4095] = 3000  # bright, but not at any camera's limit
+    assert measure_quality(raw, scaled, NAMES)["QC_Saturation"] == 0
     eight_bit = np.zeros((5, 16, 16), np.uint8)
     eight_bit[4, :4] = 255
     assert measure_quality(eight_bit, eight_bit.astype(np.float32), NAMES)["QC_Saturation"] == 0.25
+
+
+def test_quality_sees_debris() -> None:
+    raw = draw_site(np.random.default_rng(0))
+    scaled = (raw / raw.max((1, 2), keepdims=True)).astype(np.float32)
+    assert measure_quality(raw, scaled, NAMES)["QC_Debris"] == 0
+    scaled[3, :24] = 5
+    assert measure_quality(raw, scaled, NAMES)["QC_Debris"] == pytest.approx(0.25)
+
+
+def test_published_functions_are_found_and_decoded(tmp_path: Path) -> None:
+    assert find_illumination(tmp_path / "nothing", ["DNA"]) is None
+    light = np.random.default_rng(0).uniform(1, 3, (2, 20, 30))
+    np.save(tmp_path / "P1_IllumDNA.npy", light[0])
+    np.save(tmp_path / "P1_IllumMito.npy", light[1])
+    published = find_illumination(tmp_path, ["DNA", None, "Mito"])
+    assert published is not None and hash(published) == hash(
+        find_illumination(tmp_path, ["DNA", None, "Mito"])
+    )
+    found = published()
+    assert found.dtype == np.float32 and (found[1] == 1).all()
+    np.testing.assert_allclose(found[[0, 2]], light, rtol=1e-6)
+    with pytest.raises(InputError, match=r"expected one illumination function of ER, .*found 0"):
+        find_illumination(tmp_path, ["DNA", "ER"])
+
+
+@pytest.mark.parametrize(
+    ("function", "complaint"),
+    [
+        (np.zeros((20, 30)), r"IllumER.npy: expected a positive function \(H, W\)"),
+        (np.ones((2, 20, 30)), r"IllumER.npy: expected a positive function"),
+        (np.ones((20, 31)), r"IllumER.npy: size is \(20, 31\), the other functions' \(20, 30\)"),
+        (None, r"IllumER.npy: not a readable illumination function"),
+    ],
+)
+def test_bad_functions_are_named(
+    tmp_path: Path, function: np.ndarray | None, complaint: str
+) -> None:
+    np.save(tmp_path / "P1_IllumDNA.npy", np.ones((20, 30)))
+    if function is None:
+        (tmp_path / "P1_IllumER.npy").write_bytes(b"nothing")
+    else:
+        np.save(tmp_path / "P1_IllumER.npy", function)
+    published = find_illumination(tmp_path, ["DNA", "ER"])
+    assert published is not None
+    with pytest.raises(InputError, match=complaint):
+        published()
 
 
 def test_quality_of_nothing_is_a_number() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from data.errors import InputError
 from data.store import (
+    QC_COLUMNS,
     Manifest,
     checksum,
     load_manifest,
@@ -33,16 +34,16 @@ def write_store(folder: Path, sites_of_plates: dict[str, int]) -> dict[str, np.n
     for barcode, count in sites_of_plates.items():
         pixels = rng.integers(0, 65536, (count, *SHAPE), dtype=np.uint16)
         pixels[:, -1, -4:] = 0
-        quality = {"QC_Focus": -1.0, "QC_Saturation": 0.0, "QC_Background": 0.0}
+        quality = dict.fromkeys((*QC_COLUMNS, "Metadata_X", "Metadata_Y"), 0.0)
         rows = (
             {"pixels": p, "Metadata_Plate": barcode, "Metadata_Well": f"A{i + 1:02d}",
-             "Metadata_Site": 1, **quality}
+             "Metadata_Site": 1, "Metadata_Part": 0, **quality}
             for i, p in enumerate(pixels)
         )  # fmt: skip
         digest = write_sites(plate_folder(folder, barcode), rows)
         manifest.plates[barcode] = {
             "wells": count, "sites": count, "sha256": digest,
-            "channels_present": [True] * 3, "settings": "",
+            "channels_present": [True] * 3, "settings": "", "pixel_size": None,
         }  # fmt: skip
         written[barcode] = pixels
     save_manifest(folder, manifest)
