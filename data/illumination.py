@@ -102,9 +102,8 @@ def find_illumination(folder: Path, stains: Sequence[str | None]) -> LocalIllumi
                 f"..._Illum{stain}.npy, found {len(found)}"
             )
         files += found
-    return LocalIllumination(
-        tuple(files), repr([file and file.stat().st_mtime_ns for file in files])
-    )
+    times = [file and file.stat().st_mtime_ns for file in files]
+    return LocalIllumination(tuple(files), repr(times))
 
 
 def decode_functions(

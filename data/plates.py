@@ -83,37 +83,10 @@ def read_plates(folder: str | Path, pattern: str | None = None) -> list[Plate]:
             plate = read_zarr_plate(images, barcode, stains)
         else:
             plate = read_tiff_plate(Path(images), barcode, stains, pattern)
-        imaged = {site.well for site in plate.sites}
         platemap = _table_path(folder / "platemaps", experiment["Plate_Map_Name"])
-        for index, well in wells["Metadata_Well"].items():
-            if well not in imaged:
-                raise InputError(
-                    f"{platemap} row {int(str(index)) + 2}: well {well} has no images in {images}"
-                )
-        if not (wells["Metadata_control_type"] == "negcon").any():
-            raise InputError(
-                f"{platemap}: plate {barcode} has no negative control wells (control_type negcon), "
-                "which intensities and features are compared with"
-            )
-        known = set(wells["Metadata_Well"])
-        imaged_stains = [
-            s if present else None
-            for s, present in zip(plate.channels, plate.channels_present, strict=True)
-        ]
-        light = find_illumination(folder / "illum" / barcode, imaged_stains)
-        plates.append(
-            replace(
-                plate,
-                wells=wells.reset_index(drop=True),
-                sites=tuple(
-                    replace(site, nuclei=_find_nuclei(folder / "nuclei" / barcode, site))
-                    for site in plate.sites
-                    if site.well in known
-                ),
-                illumination=light,
-                version=light.version if light else "",
-            )
-        )
+        _check_wells(wells, plate, platemap, images)
+        plate = replace(plate, wells=wells.reset_index(drop=True))
+        plates.append(_add_published(plate, folder))
     return plates
 
 
@@ -149,6 +122,42 @@ def read_table(
     if table.empty:
         raise InputError(f"{path}: the table is empty, expected at least one row")
     return table.fillna("")
+
+
+def _check_wells(wells: pd.DataFrame, plate: Plate, platemap: Path, images: str) -> None:
+    """Refuse a plate with a well without images, or without controls."""
+    imaged = {site.well for site in plate.sites}
+    for index, well in wells["Metadata_Well"].items():
+        if well not in imaged:
+            raise InputError(
+                f"{platemap} row {int(str(index)) + 2}: well {well} has no images in {images}"
+            )
+    if not (wells["Metadata_control_type"] == "negcon").any():
+        raise InputError(
+            f"{platemap}: plate {plate.barcode} has no negative control wells (control_type "
+            "negcon), which intensities and features are compared with"
+        )
+
+
+def _add_published(plate: Plate, folder: Path) -> Plate:
+    """Keep the sites of known wells; add illumination functions and nuclei where there are any."""
+    known = set(plate.wells["Metadata_Well"])
+    nuclei = folder / "nuclei" / plate.barcode
+    stains = [
+        stain if imaged else None
+        for stain, imaged in zip(plate.channels, plate.channels_present, strict=True)
+    ]
+    light = find_illumination(folder / "illum" / plate.barcode, stains)
+    return replace(
+        plate,
+        sites=tuple(
+            replace(site, nuclei=_find_nuclei(nuclei, site))
+            for site in plate.sites
+            if site.well in known
+        ),
+        illumination=light,
+        version=light.version if light else "",
+    )
 
 
 def _find_images(folder: Path, experiment: dict[str, str]) -> str:
