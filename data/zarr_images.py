@@ -106,40 +106,34 @@ def read_zarr_site(site: Site, labels: tuple[str | None, ...]) -> NDArray[np.uns
         Naming the image: missing or damaged, without a channel of that label, with several z planes
         or time points, or of other than 8 or 16-bit unsigned integers.
     """
-    import zarr
-
     url = str(site.files[0])
     attributes = _open_group(url)
+    array, axes = _open_array(url, attributes)
+    if array.dtype not in (np.uint8, np.uint16) or not {"c", "y", "x"} <= set(axes):
+        raise InputError(
+            f"{url}: expected axes c, y and x of 8 or 16-bit unsigned integers, found "
+            f"{', '.join(axes)} of {array.dtype}"
+        )
+    sizes = dict(zip(axes, array.shape, strict=True))
+    if sizes.get("t", 1) != 1 or sizes.get("z", 1) != 1:
+        raise InputError(
+            f"{url}: expected one time point and one z plane, found {sizes.get('t', 1)} and "
+            f"{sizes.get('z', 1)}"
+        )
     found = _channel_labels(attributes, url)
-    axes = [axis["name"] for axis in _get(attributes, url, "multiscales", 0, "axes")]
-    path = _get(attributes, url, "multiscales", 0, "datasets", 0, "path")
-    try:
-        array = zarr.open_array(f"{url}/{path}", mode="r")
-        sizes = dict(zip(axes, array.shape, strict=True))
-        if array.dtype not in (np.uint8, np.uint16) or not {"c", "y", "x"} <= set(axes):
-            raise InputError(
-                f"{url}: expected axes c, y and x of 8 or 16-bit unsigned integers, found "
-                f"{', '.join(axes)} of {array.dtype}"
-            )
-        if sizes.get("t", 1) != 1 or sizes.get("z", 1) != 1:
-            raise InputError(
-                f"{url}: expected one time point and one z plane, found "
-                f"{sizes.get('t', 1)} and {sizes.get('z', 1)}"
-            )
-        planes: list[NDArray | None] = []
-        for label in labels:
-            if label is None:
-                planes.append(None)
-                continue
-            if label not in found:
-                raise InputError(f"{url}: no channel {label!r}; found {', '.join(found)}")
-            place: dict[str, Any] = {"c": found.index(label), "t": 0, "z": 0}
+    planes: list[NDArray | None] = []
+    for label in labels:
+        if label is None:
+            planes.append(None)
+            continue
+        if label not in found:
+            raise InputError(f"{url}: no channel {label!r}; found {', '.join(found)}")
+        place: dict[str, Any] = {"c": found.index(label), "t": 0, "z": 0}
+        try:
             plane = np.asarray(array[tuple(place.get(axis, slice(None)) for axis in axes)])
-            planes.append(plane.T if axes.index("x") < axes.index("y") else plane)
-    except InputError:
-        raise
-    except Exception as error:  # what codecs and object stores raise has nothing in common
-        raise InputError(f"{url}: its pixels cannot be read ({_one_line(error)})") from None
+        except Exception as error:  # what codecs and object stores raise has nothing in common
+            raise InputError(f"{url}: its pixels cannot be read ({_one_line(error)})") from None
+        planes.append(plane.T if axes.index("x") < axes.index("y") else plane)
     return stack_planes(planes, site)
 
 
@@ -160,17 +154,29 @@ def _open_group(url: str) -> dict[str, Any]:
     return dict(attributes.get("ome", attributes))  # version 0.5 keeps all under "ome"
 
 
+def _open_array(url: str, attributes: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Return an image at its highest resolution, nothing read yet, and the names of its axes."""
+    import zarr
+
+    axes = [axis["name"] for axis in _get(attributes, url, "multiscales", 0, "axes")]
+    path = _get(attributes, url, "multiscales", 0, "datasets", 0, "path")
+    try:
+        array = zarr.open_array(f"{url}/{path}", mode="r")
+    except Exception as error:  # what codecs and object stores raise has nothing in common
+        raise InputError(f"{url}: its pixels cannot be read ({_one_line(error)})") from None
+    if len(array.shape) != len(axes):
+        raise InputError(f"{url}: expected axes {', '.join(axes)}, found shape {array.shape}")
+    return array, axes
+
+
 def _channel_labels(attributes: dict[str, Any], url: str) -> list[str]:
     """Return the channels' labels; "1", "2" and so on for an image without any."""
     if "omero" in attributes:
         channels = _get(attributes, url, "omero", "channels")
         return [str(channel.get("label") or n) for n, channel in enumerate(channels, start=1)]
-    import zarr
-
-    axes = [axis["name"] for axis in _get(attributes, url, "multiscales", 0, "axes")]
-    path = _get(attributes, url, "multiscales", 0, "datasets", 0, "path")
-    shape = dict(zip(axes, zarr.open_array(f"{url}/{path}", mode="r").shape, strict=False))
-    return [str(n) for n in range(1, shape.get("c", 1) + 1)]
+    array, axes = _open_array(url, attributes)
+    count = dict(zip(axes, array.shape, strict=True)).get("c", 1)
+    return [str(n) for n in range(1, count + 1)]
 
 
 def _stamp_images(url: str) -> dict[str, tuple[int, str]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from helpers import CHANNEL_FILES, write_tiff_plate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.channels import CHANNELS
@@ -210,6 +210,7 @@ def test_missing_stains_of_a_stack_are_zero_planes(copied: Path) -> None:
     assert read.any(axis=(1, 2)).tolist() == list(plate.channels_present)
 
 
+@settings(deadline=None)
 @given(row=st.integers(1, 16), column=st.integers(1, 24), site=st.integers(1, 99))
 def test_names_say_well_and_site(row: int, column: int, site: int) -> None:
     well = well_name(row, column, "")

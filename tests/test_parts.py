@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import write_tiff_plate, write_tiny_store
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
@@ -17,6 +17,7 @@ from data.prepare import PrepareSettings, prepare
 from data.store import load_sites, load_wells, read_pixels, site_table
 
 
+@settings(deadline=None)
 @given(side=st.integers(8, 40), tiles=st.integers(1, 4))
 def test_tiles_cover_the_square(side: int, tiles: int) -> None:
     pixels = np.arange(2 * side * side).reshape(2, side, side)
@@ -28,6 +29,7 @@ def test_tiles_cover_the_square(side: int, tiles: int) -> None:
     )
 
 
+@settings(deadline=None)
 @given(
     centres=st.lists(st.tuples(st.floats(0, 50), st.floats(0, 70)), max_size=12),
     side=st.integers(1, 50),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -66,6 +66,7 @@ def test_pages_are_called_by_ome_metadata_or_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(deadline=None)
 @given(share=st.floats(0, 0.999), ome=st.booleans())
 def test_a_stack_cut_anywhere_is_named(
     tmp_path_factory: pytest.TempPathFactory, share: float, ome: bool

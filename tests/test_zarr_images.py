@@ -269,7 +269,7 @@ IMAGE_FAULTS = {
     "damaged": (damage_chunk, r"A/01/0: its pixels cannot be read"),
     "no array": (spoil_array, r"its pixels cannot be read"),
     "float": (rewrite(np.zeros((5, 8, 8), np.float32)), r"8 or 16-bit .* c, y, x of float32"),
-    "too few axes": (rewrite(np.zeros((8, 8), np.uint16)), r"its pixels cannot be read"),
+    "too few axes": (rewrite(np.zeros((8, 8), np.uint16)), r"axes c, y, x, found shape \(8, 8\)"),
     "relabelled": (
         edit("", lambda ome: ome["omero"]["channels"][0].update(label="Nile")),
         r"A/01/0: no channel 'Mito'; found Nile, AGP",
