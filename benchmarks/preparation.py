@@ -31,8 +31,9 @@ import pandas as pd
 import psutil
 
 from data.parallel import ordered_map
-from data.plates import Plate, Site, read_plates
+from data.plates import read_plates
 from data.prepare import PrepareSettings, prepare
+from data.raw import Plate, Site
 from data.resize import resize_area
 from data.store import load_sites, read_pixels, site_table
 
