@@ -105,6 +105,13 @@ class PrepareSettings:
     inactive_test: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.tiles < 1 or self.cells < 0 or (self.cells and (self.tiles > 1 or not self.crop)):
+            raise InputError(
+                f"--tiles is {self.tiles}, expected at least 1; --cells is {self.cells}, expected "
+                "at least 0, with --crop for the side of a cell's square and without --tiles"
+            )
+
 
 @dataclass(frozen=True)
 class Failure:

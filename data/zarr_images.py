@@ -72,7 +72,7 @@ def read_zarr_plate(url: str, barcode: str, stains: Mapping[str, str] | None) ->
             )
     if len(acquisitions) > 1:
         raise InputError(
-            f"{url}: holds the acquisitions {', '.join(map(str, sorted(acquisitions)))}, expected "
+            f"{url}: holds the acquisitions {', '.join(sorted(map(str, acquisitions)))}, expected "
             "one: split them into plates"
         )
     if not sites:
@@ -173,7 +173,11 @@ def _channel_labels(attributes: dict[str, Any], url: str) -> list[str]:
     """Return the channels' labels; "1", "2" and so on for an image without any."""
     if "omero" in attributes:
         channels = _get(attributes, url, "omero", "channels")
-        return [str(channel.get("label") or n) for n, channel in enumerate(channels, start=1)]
+        labels = [str(channel.get("label") or n) for n, channel in enumerate(channels, start=1)]
+        twice = [label for label in labels if labels.count(label) > 1]
+        if twice:
+            raise InputError(f"{url}: two channels are labelled {twice[0]!r}; expected one")
+        return labels
     array, axes = _open_array(url, attributes)
     count = dict(zip(axes, array.shape, strict=True)).get("c", 1)
     return [str(n) for n in range(1, count + 1)]

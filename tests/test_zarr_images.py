@@ -227,7 +227,7 @@ PLATE_FAULTS = {
     ),
     "a label twice": (
         edit("A/01/0", lambda ome: ome["omero"]["channels"][0].update(label="DNA")),
-        r"channel 'DNA' is there twice",
+        r"A/01/0: two channels are labelled 'DNA'",
     ),
 }  # fmt: skip
 
