@@ -140,15 +140,6 @@ def prepare_source(config: PrepareConfig) -> bool:
             f"--size is {config.size}, expected at least 32; --processes is {config.processes} and "
             f"--jobs {config.jobs}, expected at least 1"
         )
-    if (
-        config.tiles < 1
-        or config.cells < 0
-        or (config.cells and (config.tiles > 1 or not config.crop))
-    ):
-        raise InputError(
-            f"--tiles is {config.tiles}, expected at least 1; --cells is {config.cells}, expected "
-            "at least 0, with --crop for the side of a cell's square and without --tiles"
-        )
     plates, reference = read_source(config)
     wells = pd.concat([plate.wells for plate in plates], ignore_index=True)
     targets = set()
