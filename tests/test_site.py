@@ -34,7 +34,9 @@ def stored(pixels: NDArray, background: list[float], bright: list[float]) -> NDA
         "P", CHANNELS[: len(pixels)], (True,) * len(pixels), pd.DataFrame(), (),
         partial(given_pixels, pixels=pixels),
     )  # fmt: skip
-    correction = Correction((SIZE, SIZE), None, np.array(background), np.array(bright))
+    correction = Correction(
+        (SIZE, SIZE), None, np.array(background, float), np.array(bright, float)
+    )
     rows, _ = process_site(SiteTask(plate, Site("A01", 1, ()), correction, SIZE, None, False))
     return rows[0]["pixels"]
 

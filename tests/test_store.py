@@ -9,6 +9,7 @@ import pytest
 
 from data.errors import InputError
 from data.store import (
+    FORMAT,
     QC_COLUMNS,
     Manifest,
     checksum,
@@ -102,8 +103,8 @@ def test_missing_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     for content, complaint in (
         ("{", "not a manifest"),
         ("[]", "not a manifest"),
-        ('{"format": 1, "name": "x"}', "not a manifest"),
-        ('{"format": 99}', "format is 99, expected 1"),
+        (f'{{"format": {FORMAT}, "name": "x"}}', "not a manifest"),
+        ('{"format": 99}', f"format is 99, expected {FORMAT}"),
     ):
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(InputError, match=complaint):
