@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from helpers import write_tiff_plate, write_tiny_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from data.fields import read_fields
 from data.normalize import NO_REFERENCE
 from data.parts import cut_cells, cut_tiles, nucleus_centres, read_centres
 from data.prepare import PrepareSettings, prepare
-from data.store import load_sites, load_wells, read_pixels, site_table
+from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
 
 
 @settings(deadline=None)
@@ -161,3 +162,24 @@ def test_the_68_cells_of_a_real_field(shared: Path, tmp_path: Path) -> None:
     dna = read_pixels(sites, range(68))[:, 0].astype(float)
     middle = dna[:, 13:19, 13:19].mean(axis=(1, 2))
     assert (middle > 1.2 * np.median(dna)).mean() > 0.95
+
+
+def test_the_command_takes_a_pattern_and_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from prepare_data import PrepareConfig, prepare_source
+
+    raw = write_tiff_plate(tmp_path / "raw", sites=1)
+    for path in (raw / "images/P1").iterdir():
+        path.rename(path.with_name("my-" + path.name))
+    pattern = r"my-r(?P<row>\d+)c(?P<column>\d+)f(?P<site>\d+)p01-(?P<channel>ch\d)sk1fk1fl1\.tiff"
+    config = PrepareConfig(
+        source="plates", input=str(raw), out=str(tmp_path / "out"), pattern=pattern, tiles=2,
+        size=48, processes=1, measure=False, held_out_targets="0",
+    )  # fmt: skip
+    assert prepare_source(config)
+    assert load_manifest(tmp_path / "out").plates["P1"]["sites"] == 8 * 4
+    config.source = "fields"
+    with pytest.raises(InputError, match="--pattern has no meaning for the source fields"):
+        prepare_source(config)

@@ -261,7 +261,10 @@ def repeat_well(folder: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing TIFF": (lambda folder: image_of(folder).unlink(), "r02c01f02p01-ch4.*is missing"),
+    "missing TIFF": (
+        lambda folder: image_of(folder).unlink(),
+        "image of ER .* is missing for well B01, site 2",
+    ),
     "well twice": (repeat_well, r"compound_map\.tsv row 10: well A01 is already in row 2"),
     "no controls": (no_controls, r"compound_map\.tsv: plate P1 has no negative control"),
     "no cells": (no_cells, "no feature can be normalized"),
