@@ -162,7 +162,8 @@ def read_published_profiles(root: str, file: str) -> pd.DataFrame:
         When the table is unreadable, or a well occurs twice.
     """
     table = read_remote_table(root, file, ["Metadata_Well"])
-    names = [name for name in table if name.startswith(("Cells_", "Cytoplasm_", "Nuclei_"))]
+    columns = map(str, table)
+    names = [c for c in columns if c.startswith(("Cells_", "Cytoplasm_", "Nuclei_"))]
     features = table[names].apply(pd.to_numeric, errors="coerce").astype(np.float64)
     if table["Metadata_Well"].duplicated().any():
         raise InputError(f"{file}: a well is listed twice")
