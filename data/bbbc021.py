@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import InputError
-from data.plates import METADATA_COLUMNS, WELL_NAME, Plate, Site, read_table
+from data.image_names import WELL_NAME
+from data.plates import METADATA_COLUMNS, read_table
+from data.raw import Plate, Site
 
 CHANNELS = ("DNA", "Tubulin", "Actin")
 """The planes of a site, in the order of `data.channels.STAINS`."""
@@ -37,7 +39,7 @@ def read_bbbc021(folder: str | Path) -> list[Plate]:
     folder = Path(folder)
     path = folder / "labels.csv"
     labels = read_table(
-        path, ["file", "compound", "concentration", "moa", "plate", "well", "replicate"], sep=","
+        path, ["file", "compound", "concentration", "moa", "plate", "well", "replicate"]
     )
     for column in ("concentration", "replicate"):
         numbers = pd.to_numeric(labels[column], errors="coerce")

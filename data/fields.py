@@ -5,6 +5,7 @@ and its normalized profile is 0.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.channels import CHANNELS, STAINS, stain_index
+from data.channels import CHANNELS, order_channels, stain_index
 from data.errors import InputError
+from data.image_names import HARMONY
 from data.normalize import NO_REFERENCE
-from data.plates import IMAGE_NAME, METADATA_COLUMNS, Plate, Site, read_table, read_tiff
+from data.plates import METADATA_COLUMNS, read_table
 from data.prepare import PrepareSettings, prepare
+from data.raw import Plate, Site
 from data.store import Manifest
+from data.tiff import read_tiff
 
 FILE_STAINS = {
     # Phenix names at JUMP; ch6 to ch8 are bright-field at several heights
@@ -70,7 +74,8 @@ def read_fields(folder: str | Path) -> list[Plate]:
     """Read every field below a folder, each as a plate of one well.
 
     A field is a sub-folder with one 16-bit TIFF a stain (JUMP's Phenix names or stain names), or
-    with `images.npy` (sites, C, H, W) and `channels.csv` (column channel), one field a site.
+    with `images.npy` (sites, C, H, W) and `channels.csv` (column channel), one field a site. A
+    Nuclei.csv of CellProfiler in it says where the field's nuclei are.
 
     Raises
     ------
@@ -90,7 +95,9 @@ def read_fields(folder: str | Path) -> list[Plate]:
                         f"{path}: size is {plane.shape}, expected {pixels[0].shape} as in the "
                         "field's other channels"
                     )
-            plates.append(field_plate(np.stack(pixels), list(files), field.name))
+            plate = field_plate(np.stack(pixels), list(files), field.name)
+            nuclei = next(iter(sorted(field.rglob("Nuclei.csv"))), None)
+            plates.append(replace(plate, sites=(replace(plate.sites[0], nuclei=nuclei),)))
     if not plates:
         raise InputError(f"{folder}: no folders with one TIFF a stain, or with images.npy")
     return plates
@@ -107,7 +114,7 @@ def field_plate(pixels: NDArray, channels: Sequence[str], name: str) -> Plate:
         stain_index(stain)
     if len(set(channels)) < len(channels):
         raise InputError(f"field {name}: a stain is given twice in {', '.join(channels)}")
-    planes = (*CHANNELS, *(s for s in STAINS if s in channels and s not in CHANNELS))
+    planes = order_channels(channels)
     ordered = np.zeros((len(planes), *pixels.shape[1:]), pixels.dtype)
     for stain, plane in zip(channels, pixels, strict=True):
         ordered[planes.index(stain)] = plane
@@ -137,8 +144,8 @@ def _given(site: Site, pixels: NDArray) -> NDArray:
 def _stain_files(field: Path) -> dict[str, Path]:
     files = {}
     for path in sorted(field.rglob("*.tif*")):
-        match = IMAGE_NAME.match(path.name)
-        stain = FILE_STAINS.get(match[4] if match else path.stem.lower())
+        match = HARMONY.fullmatch(path.name)
+        stain = FILE_STAINS.get(match["channel"] if match else path.stem.lower())
         if stain:
             files[stain] = path
     return files
@@ -150,7 +157,7 @@ def _read_stack(field: Path) -> list[Plate]:
         stack = np.load(path)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: not a readable NumPy array ({error})") from None
-    channels = read_table(field / "channels.csv", ["channel"], sep=",")["channel"].tolist()
+    channels = read_table(field / "channels.csv", ["channel"])["channel"].tolist()
     if stack.ndim != 4:
         raise InputError(f"{path}: expected (sites, C, H, W), found shape {stack.shape}")
     return [

@@ -1,10 +1,16 @@
-"""Uneven illumination: estimated per plate and channel from the plate's own images."""
+"""Uneven illumination: published functions, or estimated from the plate's own images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data.errors import InputError
 
 GRID = 32
 """Sites are shrunk to this height and width to estimate their plate's illumination."""
@@ -55,10 +61,95 @@ def illumination_field(
     return field.clip(min=0.05).reshape(-1, height, width)
 
 
-def correct_illumination(pixels: NDArray, coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide a site's (C, H, W) pixels by the plate's illumination function."""
-    field = illumination_field(coefficients, *pixels.shape[1:])
-    return np.divide(pixels, field, dtype=np.float32)
+@dataclass(frozen=True)
+class LocalIllumination:
+    """A plate's published functions as files; None for a stain that was not imaged.
+
+    `version` changes when a file does.
+    """
+
+    files: tuple[Path | None, ...]
+    version: str
+
+    def __call__(self) -> NDArray[np.float32]:
+        """Return them as (C, H, W)."""
+        return _read_local(self)
+
+
+def find_illumination(folder: Path, stains: Sequence[str | None]) -> LocalIllumination | None:
+    """Find the published illumination functions of a plate, files named *_Illum{stain}.npy.
+
+    Parameters
+    ----------
+    folder : Path
+        None are published where it does not exist.
+    stains : sequence of (str or None)
+        The stain of each plane; None where it was not imaged.
+
+    Raises
+    ------
+    InputError
+        When a stain has no function there, or two.
+    """
+    if not folder.is_dir():
+        return None
+    files: list[Path | None] = []
+    for stain in stains:
+        found = sorted(folder.glob(f"*Illum{stain}.npy")) if stain else [None]
+        if len(found) != 1:
+            raise InputError(
+                f"{folder}: expected one illumination function of {stain}, named "
+                f"..._Illum{stain}.npy, found {len(found)}"
+            )
+        files += found
+    times = [file and file.stat().st_mtime_ns for file in files]
+    return LocalIllumination(tuple(files), repr(times))
+
+
+def decode_functions(
+    names: Sequence[str | Path | None], contents: Sequence[IO[bytes]]
+) -> NDArray[np.float32]:
+    """Decode illumination functions as CellProfiler saves them; images are divided by them.
+
+    Parameters
+    ----------
+    names : sequence of (path or None)
+        One a plane, for errors; None gives 1 everywhere.
+    contents : sequence of files
+        Open .npy files of those that are not None.
+
+    Returns
+    -------
+    float32 array (C, H, W)
+
+    Raises
+    ------
+    InputError
+        Naming the file: unreadable, not positive everywhere, or of another size than the others.
+    """
+    planes: dict[str, NDArray[np.float32]] = {}
+    for name, content in zip(filter(None, names), contents, strict=True):
+        try:
+            plane = np.load(content).astype(np.float32)
+        except (ValueError, OSError, EOFError) as error:
+            raise InputError(f"{name}: not a readable illumination function ({error})") from None
+        if plane.ndim != 2 or not (np.isfinite(plane).all() and (plane > 0).all()):
+            raise InputError(f"{name}: expected a positive function (H, W), found {plane.shape}")
+        planes[str(name)] = plane
+    first = next(iter(planes.values()))
+    for name, plane in planes.items():
+        if plane.shape != first.shape:
+            raise InputError(f"{name}: size is {plane.shape}, the other functions' {first.shape}")
+    flat = np.ones_like(first)
+    return np.stack([flat if name is None else planes[str(name)] for name in names])
+
+
+@lru_cache(maxsize=2)
+def _read_local(published: LocalIllumination) -> NDArray[np.float32]:
+    files = [file for file in published.files if file is not None]
+    with ExitStack() as stack:
+        opened = [stack.enter_context(file.open("rb")) for file in files]
+        return decode_functions(published.files, opened)
 
 
 @lru_cache(maxsize=2)

@@ -29,7 +29,9 @@ GRANULAR_STAINS = ("Mito",)
 COUNT = "Image_Count_Nuclei"
 
 
-def measure_site(pixels: NDArray[np.floating], channels: Sequence[str]) -> pd.DataFrame:
+def measure_site(
+    pixels: NDArray[np.floating], channels: Sequence[str], labels: dict[str, Labels] | None = None
+) -> pd.DataFrame:
     """Segment one site and measure its cells.
 
     Parameters
@@ -38,6 +40,8 @@ def measure_site(pixels: NDArray[np.floating], channels: Sequence[str]) -> pd.Da
         Background near 0; 1.0 is a bright control pixel.
     channels : sequence of str
         The stain of each plane, any subset that holds "DNA". A plane without signal is left out.
+    labels : dict, optional
+        What `segment_cells` found, where that has been called already.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def measure_site(pixels: NDArray[np.floating], channels: Sequence[str]) -> pd.Da
         When there is no DNA stain.
     """
     pixels = np.asarray(pixels, np.float64)
-    labels = segment_cells(pixels, channels)
+    labels = labels or segment_cells(pixels, channels)
     planes = {stain: plane for stain, plane in zip(channels, pixels, strict=True) if plane.any()}
     if not labels["Nuclei"].any():  # measure one made-up cell for the names, and drop it
         return _measure(_one_square(pixels.shape[1:]), planes).iloc[:0]

@@ -1,22 +1,19 @@
-"""Local TIFF plates in JUMP's layout: platemap, metadata tables and image names into wells."""
+"""Local plates in JUMP's layout: platemap, metadata tables and images into wells."""
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
 
-from data.channels import CHANNELS, STAINS, stain_index
+from data.channels import stain_index
 from data.errors import InputError
-
-IMAGE_NAME = re.compile(r"r(\d+)c(\d+)f(\d+)p\d+-(ch\d+)sk\d+fk\d+fl\d+\.tiff?$")
-"""The Phenix microscope's file names: row, column, field of view and channel."""
-
-WELL_NAME = re.compile(r"[A-P](0[1-9]|1\d|2[0-4])$")
+from data.illumination import find_illumination
+from data.image_names import WELL_NAME
+from data.raw import Plate, Site
+from data.tiff_images import read_tiff_plate
+from data.zarr_images import read_zarr_plate
 
 METADATA_COLUMNS = (
     "Metadata_Plate",
@@ -36,49 +33,20 @@ METADATA_COLUMNS = (
 """Every plate's wells have these columns; Metadata_Time is int hours, Metadata_simulated bool."""
 
 
-@dataclass(frozen=True)
-class Site:
-    """One field of view: where its channel images lie (None where a stain was not imaged)."""
-
-    well: str
-    number: int
-    files: tuple[Path | None, ...]
-
-
-@dataclass(frozen=True)
-class Plate:
-    """One plate before preparation.
-
-    Attributes
-    ----------
-    barcode : str
-    channels : tuple of str
-        The stain of each plane in the store.
-    channels_present : tuple of bool
-        Which of them were imaged; the others are zero planes.
-    wells : DataFrame
-        `METADATA_COLUMNS`, one row a well.
-    sites : tuple of Site
-        Sorted by well and number; every well has at least one.
-    read : callable
-        Site to (C, H, W) integer pixels; picklable, so that it can run in another process.
-    """
-
-    barcode: str
-    channels: tuple[str, ...]
-    channels_present: tuple[bool, ...]
-    wells: pd.DataFrame
-    sites: tuple[Site, ...]
-    read: Callable[[Site], NDArray]
-
-
-def read_plates(folder: str | Path) -> list[Plate]:
+def read_plates(folder: str | Path, pattern: str | None = None) -> list[Plate]:
     """Find the plates of a raw folder and check everything that needs no pixels.
 
     Parameters
     ----------
     folder : path
-        Holds experiment-metadata.tsv, channels.tsv, platemaps/, metadata/ and images/<barcode>/.
+        Holds experiment-metadata.tsv, channels.tsv (may be left out where channels are called by
+        their stain), platemaps/, metadata/ and images/<barcode>/ or images/<barcode>.ome.zarr. A
+        table may also be a .csv. A column Images of experiment-metadata.tsv gives another place.
+        Where they exist, illum/<barcode>/*_Illum{stain}.npy are used in place of an estimate, and
+        nuclei/<barcode>/<well>-<site>/Nuclei.csv (or <well>-<site>-Nuclei.csv) in place of a
+        segmentation.
+    pattern : str, optional
+        What TIFF files are called (see `data.image_names.read_names`).
 
     Returns
     -------
@@ -91,14 +59,11 @@ def read_plates(folder: str | Path) -> list[Plate]:
     InputError
         Naming file and row: a missing or malformed table, an unknown stain, a well twice in the
         platemap or without images, an empty platemap, an unknown reagent, a missing channel image,
-        a plate without negative controls.
+        two images for one plane, a plate without negative controls.
     """
     folder = Path(folder)
-    stains = _read_channels(folder / "channels.tsv")
-    # Cell Painting's five planes always have the same place, imaged or not.
-    others = [stain for stain in STAINS if stain in stains.values() and stain not in CHANNELS]
-    channels = (*CHANNELS, *others)
-    path = folder / "experiment-metadata.tsv"
+    stains = _read_channels(_table_path(folder, "channels"))
+    path = _table_path(folder, "experiment-metadata")
     table = read_table(
         path, ["Plate_Map_Name", "Assay_Plate_Barcode", "Perturbation", "Cell_type", "Time"]
     )
@@ -112,93 +77,43 @@ def read_plates(folder: str | Path) -> list[Plate]:
     for row, record in enumerate(table.to_dict("records"), start=2):
         experiment = {str(column): str(value) for column, value in record.items()}
         barcode = experiment["Assay_Plate_Barcode"]
-        wells = _read_wells(folder, experiment, f"{path} row {row}")
-        sites = _find_sites(folder / "images" / barcode, barcode, channels, stains)
-        imaged = {site.well for site in sites}
-        platemap = folder / "platemaps" / f"{experiment['Plate_Map_Name']}.tsv"
-        for index, well in wells["Metadata_Well"].items():
-            if well not in imaged:
-                raise InputError(
-                    f"{platemap} row {int(str(index)) + 2}: well {well} has no images in "
-                    f"{folder / 'images' / barcode}"
-                )
-        if not (wells["Metadata_control_type"] == "negcon").any():
-            raise InputError(
-                f"{platemap}: plate {barcode} has no negative control wells (control_type negcon), "
-                "which intensities and features are compared with"
-            )
-        known = set(wells["Metadata_Well"])
-        plates.append(
-            Plate(
-                barcode=barcode,
-                channels=channels,
-                channels_present=tuple(stain in stains.values() for stain in channels),
-                wells=wells.reset_index(drop=True),
-                sites=tuple(site for site in sites if site.well in known),
-                read=read_site,
-            )
-        )
+        wells = read_wells(folder, experiment, f"{path} row {row}")
+        images = _find_images(folder, experiment)
+        if _is_zarr(images):
+            plate = read_zarr_plate(images, barcode, stains)
+        else:
+            plate = read_tiff_plate(Path(images), barcode, stains, pattern)
+        platemap = _table_path(folder / "platemaps", experiment["Plate_Map_Name"])
+        _check_wells(wells, plate, platemap, images)
+        plate = replace(plate, wells=wells.reset_index(drop=True))
+        plates.append(_add_published(plate, folder))
     return plates
 
 
-def read_site(site: Site) -> NDArray[np.uint16]:
-    """Read a site's TIFF files; stains that were not imaged become zero planes.
-
-    Returns
-    -------
-    uint16 array (C, H, W)
-
-    Raises
-    ------
-    InputError
-        Naming the file: missing, unreadable, not 16 bit, not one plane, or another size than the
-        site's other channels.
-    """
-    planes = {path: read_tiff(path) for path in site.files if path is not None}
-    first, shape = next((path, plane.shape) for path, plane in planes.items())
-    for path, plane in planes.items():
-        if plane.shape != shape:
-            raise InputError(
-                f"{path}: size is {plane.shape[0]} x {plane.shape[1]} pixels, expected "
-                f"{shape[0]} x {shape[1]} as in {first.name}"
-            )
-    blank = np.zeros(shape, np.uint16)
-    return np.stack([blank if path is None else planes[path] for path in site.files])
-
-
-def read_tiff(path: Path) -> NDArray[np.uint16]:
-    """Read one 16-bit single-channel TIFF as a (H, W) array; errors name the file."""
-    # Pillow and not tifffile: JUMP's files are LZW-compressed, which tifffile reads only with
-    # another package.
-    try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            plane = np.asarray(image)
-    except FileNotFoundError:
-        raise InputError(f"{path}: image file is missing") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: not a readable TIFF ({error})") from None
-    if frames != 1:
-        raise InputError(f"{path}: expected one image in the file, found {frames}")
-    if plane.dtype != np.uint16 or plane.ndim != 2:
-        found = f"{plane.dtype} of shape {plane.shape}"
-        raise InputError(f"{path}: expected one 16-bit channel (uint16, two axes), found {found}")
-    return plane.astype(np.uint16, copy=False)
-
-
-def read_table(path: Path, columns: list[str], sep: str = "\t") -> pd.DataFrame:
+def read_table(
+    path: Path | str,
+    columns: list[str],
+    sep: str | None = None,
+    content: IO[bytes] | None = None,
+) -> pd.DataFrame:
     """Read a table as strings ("" where empty or NA) and check that it has the columns.
+
+    Columns are divided by commas in a .csv file and by tabs in any other, unless `sep` says so.
+    `content` is what to read in place of the file, when it has been fetched already.
 
     Raises
     ------
     InputError
         When the file is missing, unreadable, without rows, or lacks a column.
     """
-    if not path.is_file():
+    if content is None and not Path(path).is_file():
         raise InputError(f"{path}: file is missing; expected a table with {', '.join(columns)}")
+    sep = sep or ("," if Path(path).suffix == ".csv" else "\t")
     try:
         # "NA" is JUMP's empty; only whole-cell values count, so the sodium in a name is safe.
-        table = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, na_values=["NA"])
+        table = pd.read_csv(
+            content or path, sep=sep, dtype=str, keep_default_na=False, na_values=["NA"]
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable table ({error})") from None
     missing = [column for column in columns if column not in table]
@@ -209,8 +124,69 @@ def read_table(path: Path, columns: list[str], sep: str = "\t") -> pd.DataFrame:
     return table.fillna("")
 
 
-def _read_channels(path: Path) -> dict[str, str]:
-    """Return file-name channel ("ch1") to stain."""
+def _check_wells(wells: pd.DataFrame, plate: Plate, platemap: Path, images: str) -> None:
+    """Refuse a plate with a well without images, or without controls."""
+    imaged = {site.well for site in plate.sites}
+    for index, well in wells["Metadata_Well"].items():
+        if well not in imaged:
+            raise InputError(
+                f"{platemap} row {int(str(index)) + 2}: well {well} has no images in {images}"
+            )
+    if not (wells["Metadata_control_type"] == "negcon").any():
+        raise InputError(
+            f"{platemap}: plate {plate.barcode} has no negative control wells (control_type "
+            "negcon), which intensities and features are compared with"
+        )
+
+
+def _add_published(plate: Plate, folder: Path) -> Plate:
+    """Keep the sites of known wells; add illumination functions and nuclei where there are any."""
+    known = set(plate.wells["Metadata_Well"])
+    nuclei = folder / "nuclei" / plate.barcode
+    stains = [
+        stain if imaged else None
+        for stain, imaged in zip(plate.channels, plate.channels_present, strict=True)
+    ]
+    light = find_illumination(folder / "illum" / plate.barcode, stains)
+    return replace(
+        plate,
+        sites=tuple(
+            replace(site, nuclei=_find_nuclei(nuclei, site))
+            for site in plate.sites
+            if site.well in known
+        ),
+        illumination=light,
+        version=light.version if light else "",
+    )
+
+
+def _find_images(folder: Path, experiment: dict[str, str]) -> str:
+    """Return where a plate's images lie: a folder, an OME-Zarr or the address of one."""
+    if given := experiment.get("Images", ""):
+        return given if "://" in given else str(folder / given)
+    images, barcode = folder / "images", experiment["Assay_Plate_Barcode"]
+    usual = [images / barcode, images / f"{barcode}.ome.zarr", images / f"{barcode}.zarr"]
+    # Harmony puts the time of measurement behind the barcode.
+    measured = sorted(images.glob(f"{barcode}__*"))
+    return str(next((path for path in [*usual, *measured] if path.exists()), usual[0]))
+
+
+def _find_nuclei(folder: Path, site: Site) -> Path | None:
+    """Return CellProfiler's table of a site's nuclei, under the names that it and others give."""
+    name = f"{site.well}-{site.number}"
+    usual = [folder / name / "Nuclei.csv", folder / f"{name}-Nuclei.csv"]
+    return next((path for path in usual if path.is_file()), None)
+
+
+def _is_zarr(images: str) -> bool:
+    inside = (Path(images) / name for name in ("zarr.json", ".zgroup"))
+    return "://" in images or images.endswith(".zarr") or any(path.is_file() for path in inside)
+
+
+def _read_channels(path: Path) -> dict[str, str] | None:
+    """Return channel ("ch1", "HOECHST 33342") to stain; None where there is no such table."""
+    if not path.exists():
+        return None
     table = read_table(path, ["channel", "stain"])
     stains: dict[str, str] = {}
     for row, (channel, stain) in enumerate(zip(table["channel"], table["stain"], strict=True), 2):
@@ -224,14 +200,34 @@ def _read_channels(path: Path) -> dict[str, str]:
     return stains
 
 
-def _read_wells(folder: Path, experiment: dict[str, str], where: str) -> pd.DataFrame:
-    """Join platemap, reagent metadata and the experiment's row; the index is the platemap's."""
+def read_wells(folder: Path, experiment: dict[str, str], where: str) -> pd.DataFrame:
+    """Join platemap, reagent metadata and the experiment's row into a plate's wells.
+
+    Parameters
+    ----------
+    folder : path
+        Holds platemaps/<Plate_Map_Name>.tsv and metadata/<modality>_metadata.tsv.
+    experiment : dict
+        Plate_Map_Name, Assay_Plate_Barcode, Perturbation (the modality), Cell_type and Time.
+    where : str
+        Names the experiment's row in errors.
+
+    Returns
+    -------
+    DataFrame
+        `METADATA_COLUMNS`; the index is the row of the platemap, whose empty wells are left out.
+
+    Raises
+    ------
+    InputError
+        Naming file and row.
+    """
     modality = experiment["Perturbation"]
     if modality not in ("compound", "crispr", "orf"):
         raise InputError(f"{where}: Perturbation is {modality!r}, expected compound, crispr or orf")
     if not experiment["Time"].isdigit():
         raise InputError(f"{where}: Time is {experiment['Time']!r}, expected whole hours")
-    path = folder / "platemaps" / f"{experiment['Plate_Map_Name']}.tsv"
+    path = _table_path(folder / "platemaps", experiment["Plate_Map_Name"])
     platemap = read_table(path, ["well_position", "broad_sample"])
     seen: dict[str, int] = {}
     for row, well in enumerate(platemap["well_position"], start=2):
@@ -246,13 +242,13 @@ def _read_wells(folder: Path, experiment: dict[str, str], where: str) -> pd.Data
         platemap = platemap[platemap["broad_sample"] != ""]
     if platemap.empty:
         raise InputError(f"{path}: every well is without a reagent")
-    reagents = _read_reagents(folder / "metadata" / f"{modality}_metadata.tsv", modality)
+    metadata = _table_path(folder / "metadata", f"{modality}_metadata")
+    reagents = _read_reagents(metadata, modality)
     unknown = ~platemap["broad_sample"].isin(reagents.index)
     if unknown.any():
         row = platemap.index[unknown][0]
         raise InputError(
-            f"{path} row {row + 2}: reagent {platemap['broad_sample'][row]} is not in "
-            f"{folder / 'metadata' / f'{modality}_metadata.tsv'}"
+            f"{path} row {row + 2}: reagent {platemap['broad_sample'][row]} is not in {metadata}"
         )
     wells = reagents.loc[platemap["broad_sample"]].reset_index().set_index(platemap.index)
     wells.insert(0, "Metadata_Well", platemap["well_position"])
@@ -278,7 +274,9 @@ def _read_reagents(path: Path, modality: str) -> pd.DataFrame:
         raise InputError(f"{path} row {row + 2}: {table['broad_sample'][row]} is listed twice")
     negative = table["control_type"] == "negcon"
     empty = pd.Series("", index=table.index)
-    targets = table.get("target_list", empty) if modality == "compound" else table["gene"]
+    # The pilot's first table of compounds names one gene each; the later ones have all targets.
+    listed = "target_list" if modality == "compound" and "target_list" in table else "gene"
+    targets = table.get(listed, empty)
     reagents = pd.DataFrame(
         {
             "Metadata_broad_sample": table["broad_sample"],
@@ -302,28 +300,7 @@ def _read_reagents(path: Path, modality: str) -> pd.DataFrame:
     return reagents.set_index("Metadata_broad_sample")
 
 
-def _find_sites(
-    folder: Path, barcode: str, channels: tuple[str, ...], stains: dict[str, str]
-) -> list[Site]:
-    """Group the image files of a plate by well and field; every site needs every channel."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: image folder of plate {barcode} is missing")
-    found: dict[tuple[str, int], dict[str, Path]] = {}
-    for path in sorted(folder.iterdir()):
-        match = IMAGE_NAME.match(path.name)
-        if match and match[4] in stains:
-            well = f"{chr(ord('A') + int(match[1]) - 1)}{int(match[2]):02d}"
-            found.setdefault((well, int(match[3])), {})[stains[match[4]]] = path
-    if not found:
-        raise InputError(f"{folder}: no images named like r01c01f01p01-ch1sk1fk1fl1.tiff")
-    sites = []
-    for (well, number), files in sorted(found.items()):
-        for channel, stain in stains.items():
-            if stain not in files:
-                some = next(iter(files.values()))
-                name = re.sub(r"-ch\d+", f"-{channel}", some.name)
-                raise InputError(
-                    f"{folder / name}: image file is missing (well {well}, site {number}, {stain})"
-                )
-        sites.append(Site(well, number, tuple(files.get(stain) for stain in channels)))
-    return sites
+def _table_path(folder: Path, name: str) -> Path:
+    """Return where a table lies: NAME.tsv, or NAME.txt or NAME.csv where only that exists."""
+    paths = [folder / f"{name}{ending}" for ending in (".tsv", ".txt", ".csv")]
+    return next((path for path in paths if path.is_file()), paths[0])

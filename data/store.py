@@ -7,9 +7,10 @@ mapped), `wells.parquet`, `profiles.parquet` and `profiles_normalized.parquet`.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,15 +19,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from datasets import Dataset, Features, Value
+from datasets.formatting import query_table
 from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the layout changes so that older folders must be prepared again."""
 
-QC_COLUMNS = ("QC_Focus", "QC_Saturation", "QC_Background")
+QC_COLUMNS = ("QC_Focus", "QC_Saturation", "QC_Background", "QC_Debris", "QC_Cells")
+"""What they mean: `data.quality`. QC_Cells is NaN where cells were not looked for."""
 
 SITE_FEATURES = Features(
     {
@@ -35,6 +38,11 @@ SITE_FEATURES = Features(
         "Metadata_Plate": Value("string"),
         "Metadata_Well": Value("string"),
         "Metadata_Site": Value("int32"),
+        # 0 is the whole field; with --tiles or --cells the tile or cell of it, from 1.
+        "Metadata_Part": Value("int32"),
+        # Micrometres from the well's centre to the site's, NaN where that is not known.
+        "Metadata_X": Value("float32"),
+        "Metadata_Y": Value("float32"),
         **{name: Value("float32") for name in QC_COLUMNS},
     }
 )
@@ -47,7 +55,8 @@ class PlateRecord(TypedDict):
     sites: int
     sha256: str
     channels_present: list[bool]
-    settings: str  # hash of the raw input and the settings: equal means nothing to do again
+    pixel_size: float | None  # micrometres of a stored pixel, where the microscope noted them
+    settings: str  # hash of what its wells were made from: equal means nothing to do again
 
 
 @dataclass
@@ -198,14 +207,20 @@ def load_sites(folder: str | Path, plates: Sequence[str] | None = None) -> Datas
 
 
 def read_pixels(sites: Dataset, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint16]:
-    """Read the pixels of some rows of `load_sites`.
+    """Read the pixels of some rows of `load_sites`: one copy out of the memory map.
 
     Returns
     -------
     uint16 array (N, C, H, W)
         In the order of `rows`; control background is 0, the controls' 99.9 percentile 16384.
     """
-    return np.stack(sites[[int(row) for row in rows]]["pixels"])
+    # Through the columns' transform each site would be copied three times, as a scalar twice.
+    table = query_table(sites.data, [int(row) for row in rows], sites._indices)
+    shape = sites.format["format_kwargs"]["transform"].keywords["shape"]
+    pixels = np.empty((len(table), *shape), np.uint16)
+    for place, stored in zip(pixels, _views(table.column("pixels")), strict=True):
+        place[:] = stored.reshape(shape)
+    return pixels
 
 
 def site_table(sites: Dataset) -> pd.DataFrame:
@@ -239,12 +254,28 @@ def write_sites(folder: str | Path, rows: Iterable[dict[str, Any]]) -> str:
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        Dataset.from_file(str(stream)).save_to_disk(str(folder))
+        Dataset.from_file(str(stream)).save_to_disk(str(folder), num_shards=1)
     finally:
         if bars:
             datasets.enable_progress_bars()
     shutil.rmtree(stream.parent)
     return checksum(folder)
+
+
+def stored_rows(folder: Path, wells: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of some wells of a plate folder, as `write_sites` takes them."""
+    if not wells:
+        return
+    rows = datasets.load_from_disk(str(folder))
+    for row in range(len(rows)):
+        if rows.data.column("Metadata_Well")[row].as_py() in wells:
+            content = rows[row]
+            yield {**content, "pixels": np.frombuffer(content["pixels"], "<u2")}
+
+
+def read_site_table(folder: Path) -> pd.DataFrame:
+    """Return all columns of a plate folder's sites but the pixels."""
+    return datasets.load_from_disk(str(folder)).remove_columns("pixels").to_pandas()
 
 
 def checksum(folder: str | Path) -> str:
@@ -255,6 +286,15 @@ def checksum(folder: str | Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _views(column: pa.ChunkedArray) -> Iterator[NDArray[np.uint16]]:
+    """Yield each value of a large_binary column where it lies in the memory map."""
+    for chunk in column.chunks:
+        _, offsets, content = chunk.buffers()
+        ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        for start, stop in pairwise(ends.tolist()):
+            yield np.frombuffer(content, "<u2", (stop - start) // 2, start)
 
 
 def _decode(batch: dict[str, list], shape: tuple[int, int, int]) -> dict[str, list]:

@@ -6,11 +6,15 @@ from typing import Any
 
 from data.errors import InputError, is_full_disk
 
+EXIT_INCOMPLETE = 3
+"""The work is done, but for parts that could not be read and that are listed."""
+
 
 def run_main(main: Callable[[], None]) -> None:
     """Run `main`; turn bad input, a full disk and Ctrl-C into one line on stderr and an exit code.
 
-    Exit codes: 2 for bad input or a full disk, 130 for an interruption.
+    Exit codes: 2 for bad input or a full disk, 130 for an interruption. A script exits with
+    `EXIT_INCOMPLETE` itself.
     """
     try:
         main()

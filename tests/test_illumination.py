@@ -1,5 +1,7 @@
 """Illumination, shrinking and quality: what they must keep and what they must see."""
 
+from pathlib import Path
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from scipy import ndimage
 from data.errors import InputError
 from data.illumination import (
     GRID,
-    correct_illumination,
     estimate_illumination,
+    find_illumination,
     illumination_field,
 )
 from data.quality import measure_quality, power_slope
@@ -41,8 +43,8 @@ def test_known_illumination_is_found_and_taken_out() -> None:
 def test_a_quadratic_light_is_taken_out_exactly() -> None:
     lit = np.stack([vignette(60), vignette(60)[::-1]]) * 1000
     found = estimate_illumination([resize_area(lit, GRID)] * 3)
-    np.testing.assert_allclose(correct_illumination(lit, found), 1000, rtol=2e-3)
-    wide = correct_illumination(np.ones((2, 40, 90)), found)  # any size, any shape
+    np.testing.assert_allclose(lit / illumination_field(found, 60, 60), 1000, rtol=2e-3)
+    wide = 1 / illumination_field(found, 40, 90)  # any size, any shape
     assert wide.shape == (2, 40, 90) and wide[0, 0, -1] != wide[0, -1, 0]
 
 
@@ -83,16 +85,68 @@ def test_quality_sees_blur_saturation_and_haze() -> None:
     raw = draw_site(np.random.default_rng(0))
     scaled = (raw / 4000).astype(np.float32)
     good = measure_quality(raw, scaled, NAMES)
-    blurred = ndimage.gaussian_filter(scaled, (0, 4, 4))
-    assert measure_quality(raw, blurred, NAMES)["QC_Focus"] < good["QC_Focus"] - 0.5
+    blurred = ndimage.gaussian_filter(raw, (0, 4, 4))
+    assert measure_quality(blurred, scaled, NAMES)["QC_Focus"] < good["QC_Focus"] - 0.5
     hazy = measure_quality(raw, scaled + 0.3, NAMES)
     assert hazy["QC_Background"] == pytest.approx(good["QC_Background"] + 0.3, abs=1e-4)
     assert good["QC_Saturation"] == 0
     raw[2, :48] = 65535
     assert measure_quality(raw, scaled, NAMES)["QC_Saturation"] == 0.5
+    raw[2, :48] = 4095  # of a camera of 12 bits
+    raw[raw > 4095] = 4094
+    assert measure_quality(raw, scaled, NAMES)["QC_Saturation"] == 0.5
+    raw[raw == 4095] = 3000  # bright, but not at any camera's limit
+    assert measure_quality(raw, scaled, NAMES)["QC_Saturation"] == 0
     eight_bit = np.zeros((5, 16, 16), np.uint8)
     eight_bit[4, :4] = 255
     assert measure_quality(eight_bit, eight_bit.astype(np.float32), NAMES)["QC_Saturation"] == 0.25
+
+
+def test_quality_sees_debris() -> None:
+    raw = draw_site(np.random.default_rng(0))
+    scaled = (raw / raw.max((1, 2), keepdims=True)).astype(np.float32)
+    assert measure_quality(raw, scaled, NAMES)["QC_Debris"] == 0
+    scaled[3, :24] = 5
+    assert measure_quality(raw, scaled, NAMES)["QC_Debris"] == pytest.approx(0.25)
+
+
+def test_published_functions_are_found_and_decoded(tmp_path: Path) -> None:
+    assert find_illumination(tmp_path / "nothing", ["DNA"]) is None
+    light = np.random.default_rng(0).uniform(1, 3, (2, 20, 30))
+    np.save(tmp_path / "P1_IllumDNA.npy", light[0])
+    np.save(tmp_path / "P1_IllumMito.npy", light[1])
+    published = find_illumination(tmp_path, ["DNA", None, "Mito"])
+    assert published is not None and hash(published) == hash(
+        find_illumination(tmp_path, ["DNA", None, "Mito"])
+    )
+    found = published()
+    assert found.dtype == np.float32 and (found[1] == 1).all()
+    np.testing.assert_allclose(found[[0, 2]], light, rtol=1e-6)
+    with pytest.raises(InputError, match=r"expected one illumination function of ER, .*found 0"):
+        find_illumination(tmp_path, ["DNA", "ER"])
+
+
+@pytest.mark.parametrize(
+    ("function", "complaint"),
+    [
+        (np.zeros((20, 30)), r"IllumER.npy: expected a positive function \(H, W\)"),
+        (np.ones((2, 20, 30)), r"IllumER.npy: expected a positive function"),
+        (np.ones((20, 31)), r"IllumER.npy: size is \(20, 31\), the other functions' \(20, 30\)"),
+        (None, r"IllumER.npy: not a readable illumination function"),
+    ],
+)
+def test_bad_functions_are_named(
+    tmp_path: Path, function: np.ndarray | None, complaint: str
+) -> None:
+    np.save(tmp_path / "P1_IllumDNA.npy", np.ones((20, 30)))
+    if function is None:
+        (tmp_path / "P1_IllumER.npy").write_bytes(b"nothing")
+    else:
+        np.save(tmp_path / "P1_IllumER.npy", function)
+    published = find_illumination(tmp_path, ["DNA", "ER"])
+    assert published is not None
+    with pytest.raises(InputError, match=complaint):
+        published()
 
 
 def test_quality_of_nothing_is_a_number() -> None:

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,18 @@ import pytest
 from helpers import write_tiff_plate, write_tiny_store
 from PIL import Image
 
-import data.prepare
+import data.shard
 from data.errors import InputError
+from data.files import locked_folder
+from data.prepare import load_failures
 from data.site import BRIGHT
 from data.store import (
+    checksum,
     load_manifest,
     load_profiles,
     load_sites,
     load_wells,
+    plate_folder,
     read_pixels,
     site_table,
 )
@@ -128,13 +134,13 @@ def test_non_square_and_missing_stains(tmp_path: Path) -> None:
 def processed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The plates of the sites that were really processed."""
     seen: list[str] = []
-    real = data.prepare.process_site
+    real = data.shard.process_site
 
     def counted(task: Any) -> Any:
         seen.append(task.plate.barcode)
         return real(task)
 
-    monkeypatch.setattr(data.prepare, "process_site", counted)
+    monkeypatch.setattr(data.shard, "process_site", counted)
     return seen
 
 
@@ -168,14 +174,14 @@ def test_complete_plates_are_skipped_and_changed_ones_redone(
 def test_an_interrupted_run_continues(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processed: list[str]
 ) -> None:
-    counted = data.prepare.process_site
+    counted = data.shard.process_site
 
     def interrupted(task: Any) -> Any:
         if task.plate.barcode == "P2" and task.site.well == "A03":
             raise KeyboardInterrupt
         return counted(task)
 
-    monkeypatch.setattr(data.prepare, "process_site", interrupted)
+    monkeypatch.setattr(data.shard, "process_site", interrupted)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         write_tiny_store(raw, out, measure=False)
@@ -183,7 +189,7 @@ def test_an_interrupted_run_continues(
     assert list(load_manifest(out).plates) == ["P1"]
     with pytest.raises(InputError, match="preparation was interrupted"):
         load_wells(out)
-    monkeypatch.setattr(data.prepare, "process_site", counted)
+    monkeypatch.setattr(data.shard, "process_site", counted)
     processed.clear()
     write_tiny_store(raw, out, measure=False)
     assert set(processed) == {"P2"}
@@ -255,14 +261,10 @@ def repeat_well(folder: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing TIFF": (lambda folder: image_of(folder).unlink(), "r02c01f02p01-ch4.*is missing"),
-    "unreadable TIFF": (cut_image, "r02c01f02p01-ch4.*not a readable TIFF"),
-    "wrong dtype": (save_image(np.zeros((96, 96), np.uint8)), "r02c01f02p01-ch4.*found uint8"),
-    "wrong size": (
-        save_image(np.zeros((96, 90), np.uint16)),
-        "r02c01f02p01-ch4.*size is 96 x 90 pixels, expected 96 x 96",
+    "missing TIFF": (
+        lambda folder: image_of(folder).unlink(),
+        "image of ER .* is missing for well B01, site 2",
     ),
-    "wrong site size": (small_site, "r02c01f02p01-.*90 x 96 pixels, expected 96 x 96.*plate P1"),
     "well twice": (repeat_well, r"compound_map\.tsv row 10: well A01 is already in row 2"),
     "no controls": (no_controls, r"compound_map\.tsv: plate P1 has no negative control"),
     "no cells": (no_cells, "no feature can be normalized"),
@@ -291,13 +293,115 @@ def test_bad_input_is_one_line_and_exit_2(
     assert not [name for name in (names_in(out) if out.exists() else ()) if ".tmp" in name]
 
 
+BAD_IMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "unreadable TIFF": (cut_image, "r02c01f02p01-ch4.*not a readable TIFF"),
+    "wrong dtype": (save_image(np.zeros((96, 96), np.uint8)), "r02c01f02p01-ch4.*found uint8"),
+    "wrong size": (
+        save_image(np.zeros((96, 90), np.uint16)),
+        "r02c01f02p01-ch4.*size is 96 x 90 pixels, expected 96 x 96",
+    ),
+    "wrong site size": (small_site, "r02c01f02p01-.*90 x 96 pixels, expected 96 x 96.*plate P1"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_IMAGES)
+def test_a_bad_image_costs_its_well_alone_and_is_repaired(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, processed: list[str]
+) -> None:
+    change, complaint = BAD_IMAGES[fault]
+    folder, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(raw, folder)
+    change(folder)
+    config = PrepareConfig("plates", str(folder), str(out), size=48, processes=1, measure=False)
+    assert not prepare_source(config)
+    said = capsys.readouterr().err
+    assert re.search(rf"failed: plate P1, well B01, site 2: .*{complaint}", said), said
+    (failure,) = load_failures(out).to_dict("records")
+    assert (failure["well"], failure["site"]) == ("B01", "2")
+    assert re.search(complaint, failure["error"])
+    wells = load_wells(out)
+    assert "B01" not in set(wells[wells["Metadata_Plate"] == "P1"]["Metadata_Well"])
+    assert len(wells) == 12 and len(load_sites(out)) == 24
+    # P1's light was estimated with that image: now all of P1 is made again, and nothing of P2
+    processed.clear()
+    shutil.copytree(raw, folder, dirs_exist_ok=True)
+    mended = write_tiny_store(folder, out, measure=False)
+    assert set(processed) == {"P1"} and load_failures(out).empty
+    assert mended.plates == write_tiny_store(folder, tmp_path / "new", measure=False).plates
+
+
+def test_a_changed_well_alone_is_made_again(
+    raw: Path, tmp_path: Path, processed: list[str]
+) -> None:
+    """Where the correction stays what it was: P2 has too few sites for an estimate of light."""
+    folder, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(raw, folder)
+    write_tiny_store(folder, out)
+    image = folder / "images/P2/r02c01f01p01-ch1sk1fk1fl1.tiff"  # B01, no control
+    Image.fromarray(np.asarray(Image.open(image))[::-1]).save(image)
+    processed.clear()
+    again = write_tiny_store(folder, out)
+    assert processed == ["P2", "P2"]
+    assert again == write_tiny_store(folder, tmp_path / "fresh")
+    for normalized in (True, False):
+        pd.testing.assert_frame_equal(
+            load_profiles(out, normalized), load_profiles(tmp_path / "fresh", normalized)
+        )
+
+
+PREPARE_ALONE = """
+import sys; sys.path[:0] = sys.argv[1:3]
+from helpers import write_tiny_store
+write_tiny_store(sys.argv[3], sys.argv[4], measure=False)
+"""
+
+
+def test_two_processes_on_one_store_do_not_hurt_it(raw: Path, tmp_path: Path) -> None:
+    """The store stays incomplete, so that both have something to do."""
+    folder, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(raw, folder)
+    cut_image(folder)
+    here = Path(__file__).resolve().parent
+    command = [sys.executable, "-c", PREPARE_ALONE, here.parent, here, folder, out]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    alone = write_tiny_store(folder, tmp_path / "alone", measure=False)
+    manifest = load_manifest(out)
+    assert manifest.plates == alone.plates
+    for barcode, record in manifest.plates.items():
+        assert checksum(plate_folder(out, barcode)) == record["sha256"]
+    expected = {"plates", "manifest.json", "wells.parquet", "failed.tsv"}
+    assert {path.name for path in out.iterdir()} == expected
+    assert sorted(path.name for path in (out / "plates").iterdir()) == ["P1", "P2"]
+
+
+def test_a_lock_is_held_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    order = []
+
+    def work(name: str) -> None:
+        with locked_folder(folder):
+            order.append(f"{name} begins")
+            time.sleep(0.05)
+            order.append(f"{name} ends")
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [first[0] for first in order[::2]] == [second[0] for second in order[1::2]]
+    assert len(order) == 8 and not folder.exists()
+
+
 def test_a_full_disk_leaves_nothing(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(data.prepare, "write_sites", full)
+    monkeypatch.setattr(data.shard, "write_sites", full)
     out = tmp_path / "out"
     config = PrepareConfig("plates", str(raw), str(out), size=48, processes=1, measure=False)
     with pytest.raises(SystemExit) as caught:
@@ -310,7 +414,7 @@ def test_a_full_disk_leaves_nothing(
 def test_bad_settings_are_named(raw: Path, tmp_path: Path) -> None:
     good = {"source": "plates", "input": str(raw), "out": str(tmp_path / "out")}
     for change, complaint in (
-        ({"source": "zarr"}, "--source is 'zarr', expected plates, bbbc021, fields"),
+        ({"source": "zarr"}, "--source is 'zarr', expected cpjump1, jump, plates, bbbc021, fields"),
         ({"input": str(tmp_path / "no")}, "no: no such folder"),
         ({"size": 8}, "--size is 8"),
         ({"processes": 0}, "--processes is 0"),
@@ -336,7 +440,7 @@ def test_held_out_targets_are_a_share_a_number_or_names(store: Path) -> None:
 
 def test_the_command_with_two_processes_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
     options = "--size 48 --measure false --processes 2 --held-out-targets TUBB"
-    command = f"--source plates --input {raw} --out out {options}"
+    command = f"plates --input {raw} --out out {options}"
     run = subprocess.run(
         [sys.executable, str(SCRIPTS / "prepare_data.py"), *command.split()],
         cwd=tmp_path,  # not the project's folder

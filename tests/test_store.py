@@ -9,6 +9,8 @@ import pytest
 
 from data.errors import InputError
 from data.store import (
+    FORMAT,
+    QC_COLUMNS,
     Manifest,
     checksum,
     load_manifest,
@@ -33,16 +35,16 @@ def write_store(folder: Path, sites_of_plates: dict[str, int]) -> dict[str, np.n
     for barcode, count in sites_of_plates.items():
         pixels = rng.integers(0, 65536, (count, *SHAPE), dtype=np.uint16)
         pixels[:, -1, -4:] = 0
-        quality = {"QC_Focus": -1.0, "QC_Saturation": 0.0, "QC_Background": 0.0}
+        quality = dict.fromkeys((*QC_COLUMNS, "Metadata_X", "Metadata_Y"), 0.0)
         rows = (
             {"pixels": p, "Metadata_Plate": barcode, "Metadata_Well": f"A{i + 1:02d}",
-             "Metadata_Site": 1, **quality}
+             "Metadata_Site": 1, "Metadata_Part": 0, **quality}
             for i, p in enumerate(pixels)
         )  # fmt: skip
         digest = write_sites(plate_folder(folder, barcode), rows)
         manifest.plates[barcode] = {
             "wells": count, "sites": count, "sha256": digest,
-            "channels_present": [True] * 3, "settings": "",
+            "channels_present": [True] * 3, "settings": "", "pixel_size": None,
         }  # fmt: skip
         written[barcode] = pixels
     save_manifest(folder, manifest)
@@ -101,8 +103,8 @@ def test_missing_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     for content, complaint in (
         ("{", "not a manifest"),
         ("[]", "not a manifest"),
-        ('{"format": 1, "name": "x"}', "not a manifest"),
-        ('{"format": 99}', "format is 99, expected 1"),
+        (f'{{"format": {FORMAT}, "name": "x"}}', "not a manifest"),
+        ('{"format": 99}', f"format is 99, expected {FORMAT}"),
     ):
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(InputError, match=complaint):
