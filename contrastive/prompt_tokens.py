@@ -8,6 +8,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from captions.prompts import PROMPT_FIELDS, drop_fields, fit_fields, join_fields
 from data.errors import InputError
+from vlm.processing import prompt_ids
 
 
 def fit_prompts(
@@ -24,7 +25,7 @@ def fit_prompts(
     reagents : iterable of str
         Those whose prompts are read.
     tokenizer
-        The language model's.
+        What reads prompts: `CellPaintingProcessor.prompt_tokenizer`.
     limit : int
         Tokens, the end token among them.
 
@@ -48,7 +49,7 @@ def fit_prompts(
     table, left_out = table.loc[wanted].copy(), []
 
     def count(text: str) -> int:
-        return len(tokenizer(text)["input_ids"]) + 1
+        return len(prompt_ids(tokenizer, text))
 
     for reagent, row in table.iterrows():
         if count(row["prompt"]) <= limit:
@@ -82,7 +83,7 @@ def read_prompts(
         From `fit_prompts`.
     reagents : sequence of str
     tokenizer
-        The language model's.
+        What reads prompts: `CellPaintingProcessor.prompt_tokenizer`.
     dropout : float
         Chance of each field to be left out; see `captions.prompts.drop_fields`.
     generator : numpy Generator
@@ -102,6 +103,6 @@ def read_prompts(
             texts.append(join_fields(fields, kept, row["Metadata_preset"]))
         else:
             texts.append(row["prompt"])
-    tokens = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+    tokens = [prompt_ids(tokenizer, text) for text in texts]
     padded = tokenizer.pad({"input_ids": tokens}, padding_side="right", return_tensors="pt")
     return BatchEncoding({name: padded[name] for name in ("input_ids", "attention_mask")})

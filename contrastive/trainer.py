@@ -104,7 +104,7 @@ def align(
     model : PeftModel
         With the `align` adapter active.
     tokenizer
-        The language model's.
+        What reads prompts: `CellPaintingProcessor.prompt_tokenizer`.
     bank : WellBank
         Training wells only; a `PixelBank` where the adapter sits in the tower's backbone too.
     prompts : DataFrame

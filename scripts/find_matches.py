@@ -18,6 +18,7 @@ from eval.profiles import read_profiles
 from eval.reagents import consensus
 from vlm.adapters import ALIGN, bare, load_model, use_adapter
 from vlm.instruct import well_embeddings
+from vlm.processing import prompt_ids
 from vlm.wells import open_wells
 
 REAGENT = [
@@ -109,8 +110,7 @@ def _embed_text(model, processor, text: str) -> np.ndarray:
             "--text is empty: write what the cells should look like or be treated with"
         )
     use_adapter(model, ALIGN)
-    tokenizer = processor.tokenizer
-    ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+    ids = torch.tensor([prompt_ids(processor.prompt_tokenizer, text)])
     return bare(model).embed_prompts(ids, torch.ones_like(ids))[0].numpy()
 
 

@@ -53,7 +53,12 @@ from vlm.instruct import rows_of_wells, train_describe, well_readouts, well_toke
 from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
 from vlm.pixels import backbone_learns, with_pixels
 from vlm.plan import Step, model_config
-from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
+from vlm.pretrained import (
+    PACKAGED_BACKBONE,
+    PACKAGED_LANGUAGE_MODEL,
+    PACKAGED_TEXT_ENCODER,
+    build_model,
+)
 from vlm.runs import forget_unfinished, recorded_seconds, start_run
 from vlm.soft_words import begin_with_words
 from vlm.wells import WellBank, fit_reference, open_wells
@@ -109,6 +114,13 @@ class TrainConfig:
     )
     backbone_layers: list[int] | None = field(
         default=None, metadata={"help": "its feature maps; three of them by default"}
+    )
+    text_encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "what reads prompts in place of the language model, itself frozen: "
+            f"{PACKAGED_TEXT_ENCODER}, a folder or a hub id"
+        },
     )
     stem: str = field(
         default="shared",
@@ -207,6 +219,7 @@ def plan(
         config.num_text_layers,
         config.stem,
         config.backbone_layers,
+        config.text_encoder,
         hidden_size=config.hidden_size,
         readout_groups=READOUT_GROUPS,
         num_latents=config.num_latents,
@@ -261,7 +274,7 @@ def run_align(
     accelerator.init_trackers(ALIGN)
     state = align(
         peft_model,
-        processor.tokenizer,
+        processor.prompt_tokenizer,
         bank,
         prompts,
         effects.to_numpy(np.float32),
@@ -287,6 +300,7 @@ def write_base(config: TrainConfig, accelerator: Accelerator, folder: Path) -> N
         config.image_size,
         config.stem,
         config.backbone_layers,
+        config.text_encoder,
         hidden_size=config.hidden_size,
         readout_groups=READOUT_GROUPS,
         num_latents=config.num_latents,

@@ -1,23 +1,43 @@
 """Where a new model's parts come from: packaged weights mean what their makers meant."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
 import torch
-from tiny import save_tiny_language_model, tiny_bank, tiny_feature_size, tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny import (
+    save_tiny_language_model,
+    tiny_bank,
+    tiny_feature_size,
+    tiny_model,
+    tiny_text_config,
+    tiny_tokenizer,
+)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    LlamaForCausalLM,
+)
 
+from data.errors import InputError
 from vlm.adapters import load_model, save_base
 from vlm.instruct import well_embeddings
 from vlm.pretrained import (
     PACKAGED_BACKBONE,
     PACKAGED_LANGUAGE_MODEL,
+    PACKAGED_TEXT_ENCODER,
     build_model,
     load_backbone,
     load_language_model,
+    load_text_encoder,
     packaged_file,
     untrain,
 )
+from vlm.processing import prompt_ids
 
 
 def test_the_packaged_language_model_speaks_and_can_be_saved(tmp_path):
@@ -39,16 +59,71 @@ def test_the_packaged_language_model_speaks_and_can_be_saved(tmp_path):
         assert len(tokenizer(text)["input_ids"]) == 1
 
 
-def test_only_the_first_layers_are_kept(tmp_path):
-    folder = str(save_tiny_language_model(tmp_path))
-    whole, _ = load_language_model(folder)
-    first, _ = load_language_model(folder, num_layers=1)
-    assert first.config.num_hidden_layers == len(first.model.layers) == 1
-    for name, value in first.model.layers[0].state_dict().items():
-        assert torch.equal(value, whole.model.layers[0].state_dict()[name])
-    ids = torch.tensor([[5, 6, 7]])
-    states = whole(ids, output_hidden_states=True).hidden_states[1]
-    assert torch.allclose(first.model(ids).last_hidden_state, whole.model.norm(states), atol=1e-6)
+def test_a_shallow_base_has_a_quarter_of_its_layers_from_the_bottom(tmp_path):
+    tokenizer = tiny_tokenizer()
+    config = tiny_text_config(tokenizer)
+    config.num_hidden_layers = 8
+    whole = LlamaForCausalLM(config).eval()
+    whole.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    shallow, _ = load_language_model(str(tmp_path), num_layers=4)
+    assert shallow.config.num_hidden_layers == len(shallow.model.layers) == 4
+    for layer, kept in zip(shallow.model.layers, (0, 5, 6, 7), strict=True):
+        for name, value in layer.state_dict().items():
+            assert torch.equal(value, whole.model.layers[kept].state_dict()[name])
+
+
+def save_tiny_text_encoder(folder: Path) -> Path:
+    """A random BERT with its tokenizer."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cells", "treated", "with", "u2os"]
+    tokenizer = BertTokenizer(vocab=dict(zip(words, range(len(words)), strict=True)))
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_separate_text_encoder_reads_prompts_and_is_kept_in_the_model_folder(tmp_path):
+    language = str(save_tiny_language_model(tmp_path / "language"))
+    encoder = str(save_tiny_text_encoder(tmp_path / "encoder"))
+    model, processor = build_model(language, text_encoder=encoder)
+    save_base(model, processor, tmp_path / "model")
+    again, reader = load_model(tmp_path / "model")
+    theirs = BertModel.from_pretrained(encoder)
+    for text in ("U2OS cells treated with", "cells"):
+        ids = torch.tensor([prompt_ids(reader.prompt_tokenizer, text)])
+        assert ids[0, 0] == 2  # [CLS]: its own tokenizer
+        assert ids[0, -1] == 3  # [SEP], written once
+        with torch.no_grad():
+            mean = theirs(ids).last_hidden_state.mean(dim=1)
+            expected = torch.nn.functional.normalize(model.text_projection(mean), dim=-1)
+            for one in (model.eval(), again):
+                found = one.embed_prompts(ids, torch.ones_like(ids))
+                assert torch.allclose(found, expected, atol=1e-6)
+    assert (tmp_path / "model" / "prompt_tokenizer").is_dir()
+
+
+def test_the_packaged_text_encoder_knows_what_is_alike():
+    model, tokenizer = load_text_encoder(PACKAGED_TEXT_ENCODER)
+    texts = ["a kinase inhibitor", "a drug that blocks kinases", "the weather in Paris"]
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model.eval()(**tokens).last_hidden_state
+    mask = tokens["attention_mask"][..., None]
+    unit = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    assert unit[0] @ unit[1] > 0.6 > 0.3 > unit[0] @ unit[2]
+
+
+def test_a_text_encoder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"text_encoder .*nothing"):
+        load_text_encoder(str(tmp_path / "nothing"))
 
 
 def test_the_packaged_backbone_sees_gray_as_timms_sees_gray_three_times():

