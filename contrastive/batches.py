@@ -67,11 +67,15 @@ class TargetBatches:
         rows: list[int] = []
         labels: list[int] = []
         reagents: list[str] = []
-        for number in rng.choice(len(self.labels), self.num_targets, replace=False):
+        chosen = rng.choice(len(self.labels), self.num_targets, replace=False)
+        spare = np.setdiff1d(np.arange(len(self.labels)), chosen)
+        for number in [*chosen, *spare]:
+            if len(reagents) == 2 * self.num_targets:
+                break
             # A reagent of several targets is drawn for one: under two it would oppose itself.
             mine = [r for r in self.reagents_of[self.labels[number]] if r not in reagents]
             if not mine:
-                continue
+                continue  # a spare target stands in, where there is one
             for reagent in self._two_reagents(mine, rng):
                 reagents.append(reagent)
                 rows.extend(self._two_wells(self.wells_of[reagent], rng))

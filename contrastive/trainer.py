@@ -266,6 +266,11 @@ def _share(
     if size == 1:
         return rows, labels, reagents
     targets = len(reagents) // 2 // size
+    if targets == 0:
+        raise InputError(
+            f"phase align: {size} processes share {len(reagents) // 2} target(s) in a batch: the "
+            "training wells have too few targets for so many processes"
+        )
     extra = (len(rows) - 2 * len(reagents)) // size
     own = np.arange(4 * targets * rank, 4 * targets * (rank + 1))
     own_extra = 2 * len(reagents) + np.arange(extra * rank, extra * (rank + 1))
