@@ -356,7 +356,7 @@ def _strength(effect: float) -> str:
     return "clearly" if abs(effect) < STRONG_EFFECT else "strongly"
 
 
-def _saying_order(effects: NDArray[np.float64]) -> Callable[[int], tuple[bool, float]]:
+def _saying_order(effects: NDArray[np.floating]) -> Callable[[int], tuple[bool, float]]:
     def key(i: int) -> tuple[bool, float]:
         cells_lost = FACT_SLOTS[i] == _CELL_COUNT and effects[i] < 0
         return (not cells_lost, -abs(effects[i]))

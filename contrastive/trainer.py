@@ -143,9 +143,9 @@ def align(
         optimizer, config.align_warmup_steps, config.align_steps
     )
     if accelerator.state.deepspeed_plugin is not None:  # it sees no data loader to take this from
-        wells = 4 * config.align_num_targets + config.align_num_unlabelled
+        per_rank = 4 * config.align_num_targets + config.align_num_unlabelled
         sizes = accelerator.state.deepspeed_plugin.deepspeed_config
-        sizes["train_micro_batch_size_per_gpu"] = wells
+        sizes["train_micro_batch_size_per_gpu"] = per_rank
     trained, optimizer = accelerator.prepare(trained, optimizer)
     checkpoints = Checkpoints(accelerator, schedule, out / "align_checkpoints")
 

@@ -8,13 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment
 
 from data.errors import InputError
 from data.files import atomic_path
 from data.store import load_manifest, load_wells
-from eval.leaks import leaked_targets
+from eval.leaks import find_leaks, load_described, load_training_text
 
 _CARD = """\
 ---
@@ -148,7 +147,7 @@ def write_model_card(run: Path, data: Path) -> Path:
             else "no targets were held out",
             "held_out": ", ".join(manifest.held_out_targets) or "none",
         },
-        "leak": leak_audit(data, trained, manifest.held_out_targets),
+        "leak": leak_audit(run, data, manifest.held_out_targets),
         "rows": result_rows(metrics),
         "command": metrics.get("command", ""),
         "parts": [*parts, *knowledge_licences(data)],
@@ -163,25 +162,20 @@ def write_model_card(run: Path, data: Path) -> Path:
     return path
 
 
-def leak_audit(data: Path, trained: pd.DataFrame, held_out: list[str]) -> str:
-    """Say in one sentence whether the training texts name a held-out target."""
-    prompts = pd.read_parquet(data / "captions" / "prompts.parquet")
-    dialogues = pd.read_parquet(data / "captions" / "dialogues.parquet")
-    reagents = set(trained["Metadata_broad_sample"])
-    read = prompts.loc[prompts["Metadata_broad_sample"].isin(reagents), ["prompt"]]
-    said = dialogues.merge(trained[["Metadata_Plate", "Metadata_Well"]])[["question", "answer"]]
-    texts = pd.concat([read, said], ignore_index=True).assign(Metadata_split="train")
-    leaks = leaked_targets(texts, set(held_out)) if held_out else {}
-    count = f"{len(read)} prompts and {len(said)} dialogues that were trained on"
+def leak_audit(run: Path, data: Path, held_out: list[str]) -> str:
+    """Say in one sentence whether what the run was trained on gives a held-out target away."""
+    training = load_training_text(run)
     if not held_out:
-        return f"nothing to audit, no target was held out ({count})."
-    if not leaks:
-        return f"none of the {len(held_out)} held-out targets is named in the {count}."
-    named = ", ".join(f"{target} ({number})" for target, number in leaks.items())
-    return f"LEAK: the {count} name {named}; results on these targets do not count."
+        return f"nothing to audit, no target was held out ({len(training)} training texts)."
+    reagents, genes = load_described(data)
+    leaks = find_leaks(training, held_out, reagents, genes)
+    if leaks.empty:
+        return f"none of the {len(held_out)} held-out targets is known from {len(training)} texts."
+    named = ", ".join(sorted(set(leaks["target"])))
+    return f"LEAK: training knew {named}; results on these targets do not count."
 
 
-def result_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+def result_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
     """Lay out metrics.json as rows: task, representation, value, interval, chance."""
 
     def number(value: float | None) -> str:
@@ -211,16 +205,12 @@ def result_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def knowledge_licences(data: Path) -> list[tuple[str, str, str]]:
-    """Name the sources of the prompts' knowledge: captions/sources.parquet, where it was kept."""
-    path = data / "captions" / "sources.parquet"
-    if not path.is_file():
-        return [("knowledge in prompts", "not recorded in the store", "unknown")]
-    table = pd.read_parquet(path).reset_index()
-    name = table.columns[0]
+    """Name the sources of the prompts' knowledge, as `build_captions.py` wrote them down."""
+    sources = _read(data / "captions" / "report.json").get("sources", {})
     return [
-        ("knowledge in prompts", f"{row[name]} {row['version']}", row["licence"])
-        for row in table.to_dict("records")
-    ]
+        ("knowledge in prompts", f"{name} {source['version']}", source["licence"])
+        for name, source in sources.items()
+    ] or [("knowledge in prompts", "not recorded in the store", "unknown")]
 
 
 def _licence_tag(licences: list[str]) -> str:

@@ -24,7 +24,8 @@ def run_main(main: Callable[[], None]) -> None:
     except Exception as error:
         if not is_full_disk(error):
             raise
-        where = f" while writing {error.filename}" if getattr(error, "filename", None) else ""
+        file = getattr(error, "filename", None)
+        where = f" while writing {file}" if file else ""
         print(
             f"error: no space left on the disk{where}: finished work is kept; make room and run "
             "the same command again",

@@ -127,7 +127,8 @@ class TrainConfig:
         metadata={"help": "shared: it sees every channel by itself; inflated: all together"},
     )
     num_text_layers: int | None = field(
-        default=None, metadata={"help": "keep only the first layers of the language model"}
+        default=None,
+        metadata={"help": "keep only so many layers of the language model, most of them upper"},
     )
     image_size: int = field(default=128, metadata={"help": "side of the fields the backbone sees"})
     hidden_size: int = field(default=192, metadata={"help": "width of the tower's tokens"})
@@ -352,7 +353,7 @@ def describe_examples(
     ]
     lessons, readouts = draw_lessons(well_readouts(model, bank), imaged, config.lessons, seed)
     tower = bare(model).model.vision_tower
-    drawn = tower.cpu().with_readout(tokens[lessons["well"]], torch.from_numpy(readouts))
+    drawn = tower.cpu().with_readout(tokens[lessons["well"].to_numpy()], torch.from_numpy(readouts))
     lessons["well"] = np.arange(len(lessons)) + len(tokens)
     examples = [rows_of_wells(measured, bank.wells), lessons]
     return torch.cat([tokens, drawn]), pd.concat(examples, ignore_index=True)
@@ -366,11 +367,11 @@ def record_training_text(config: TrainConfig, label_column: str, keep: bool) -> 
     of facts, which name no perturbation.
     """
     wells = load_wells(config.data).query(config.train_query)
-    tables = [
+    prompts, dialogues, reagents = (
         pd.read_parquet(captions_file(config.data, name))
         for name in ("prompts", "dialogues", "reagents")
-    ]
-    seen = collect_training_text(wells, *tables, label_column)
+    )
+    seen = collect_training_text(wells, prompts, dialogues, reagents, label_column)
     path = Path(config.out) / TRAINING_TEXT
     if keep and path.is_file():
         seen = pd.concat([pd.read_parquet(path), seen]).drop_duplicates()

@@ -15,6 +15,7 @@ from conftest import ROOT
 from hub import local_hub
 from transformers import AutoModelForImageTextToText
 
+from eval.leaks import TRAINING_TEXT
 from eval.model_card import write_model_card
 from vlm.adapters import DESCRIBE, bare, load_model
 from vlm.describe import describe
@@ -114,14 +115,12 @@ def test_a_held_out_target_that_a_text_names_is_a_leak(training_folder, carded):
     data = Path(shutil.copytree(training_folder / "prepared", carded / "prepared"))
     manifest = json.loads((data / "manifest.json").read_text())
     (data / "manifest.json").write_text(json.dumps(manifest | {"held_out_targets": ["AURKB"]}))
-    prompts = pd.read_parquet(data / "captions" / "prompts.parquet")
-    prompts["prompt"] = "no gene is named"
-    prompts.to_parquet(data / "captions" / "prompts.parquet")
+    seen = pd.DataFrame({"text": ["no gene is named"], "Metadata_split": "train"})
+    seen.to_parquet(carded / TRAINING_TEXT)
     clean = write_model_card(carded, data).read_text()
-    assert "none of the 1 held-out targets is named" in clean
-    prompts.loc[0, "prompt"] = "an inhibitor of AURKB"
-    prompts.to_parquet(data / "captions" / "prompts.parquet")
-    assert "LEAK: the" in write_model_card(carded, data).read_text()
+    assert "none of the 1 held-out targets is known from 1 texts" in clean
+    seen.assign(text="an inhibitor of AURKB").to_parquet(carded / TRAINING_TEXT)
+    assert "LEAK: training knew AURKB" in write_model_card(carded, data).read_text()
 
 
 @pytest.fixture

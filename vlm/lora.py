@@ -3,11 +3,10 @@
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
 from transformers import BitsAndBytesConfig
 
 from data.errors import InputError
@@ -132,7 +131,7 @@ def add_adapter(model: Vlm, name: str, config: LoraConfig) -> PeftModel:
     return model
 
 
-def lora_layers(model: PeftModel, name: str) -> list[tuple[str, nn.Module]]:
+def lora_layers(model: PeftModel, name: str) -> list[tuple[str, Any]]:
     """Name and module of every layer that an adapter changes."""
     return [
         (path, module)
@@ -180,7 +179,7 @@ def settle_pissa(
     return settled, config
 
 
-def unquantized_modules(model: nn.Module) -> list[str]:
+def unquantized_modules(model: CellPaintingVlmForConditionalGeneration) -> list[str]:
     """Name everything around the language model's layers: tower, projector, heads, lm_head.
 
     Parameters

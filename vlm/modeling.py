@@ -71,7 +71,7 @@ class CellPaintingVlmForConditionalGeneration(LlavaForConditionalGeneration):
         self.well_projection = nn.Linear(
             config.vision_config.hidden_size, config.projection_dim, bias=False
         )
-        reader = config.text_encoder_config or config.text_config
+        reader: Any = config.text_encoder_config or config.text_config
         self.text_projection = nn.Linear(reader.hidden_size, config.projection_dim, bias=False)
         self.text_encoder = (
             AutoModel.from_config(config.text_encoder_config)

