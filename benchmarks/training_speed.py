@@ -39,9 +39,10 @@ from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_mod
 from vlm.processing import CellPaintingProcessor
 from vlm.wells import WellBank, fit_reference, open_wells
 
-# The tests' small plates serve here too; tests/ is no package.
+# The tests' small plates and prompts serve here too; tests/ is no package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from helpers import write_tiff_plate, write_tiny_store
+from test_align import prompts_of
 
 QUESTION = "What changed in this well, compared with the controls of its plate?"
 ANSWERS = (
@@ -216,8 +217,7 @@ def measure_align(
     """Phase align, with kept features or with pixels."""
     if way == "plain":
         bank = with_pixels(bank, Path(options.folder) / "prepared", processor, SITES, 2 * SITES)
-    names = bank.wells["Metadata_broad_sample"].unique()
-    prompts = pd.Series([f"U2OS cells, 48 h, compound: {name}." for name in names], index=names)
+    prompts = prompts_of(bank)
     groups = len(set(bare(model).config.vision_config.readout_groups))
     effects = np.zeros((len(bank), groups), np.float32)
 
@@ -234,7 +234,9 @@ def measure_align(
         return seconds_now(options) - started
 
     step = timed(seconds, 5 * options.steps)["step"]  # every fifth step reads prompts
-    length = float(np.mean([len(processor.tokenizer(text)["input_ids"]) for text in prompts]))
+    length = float(
+        np.mean([len(processor.tokenizer(text)["input_ids"]) for text in prompts["prompt"]])
+    )
     return {"step": step, "tokens": 4 * length / 5, "wells": 12, "once": 0.0}
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from helpers import write_tiff_plate, write_tiny_store
+from test_align import prompts_of
 from tiny import READOUT_GROUPS, save_tiny_language_model, tiny_adapter, tiny_wells
 from tiny_bases import BASES, save_tiny_base
 from transformers import (
@@ -131,11 +132,9 @@ def test_both_phases_then_saved_and_loaded_it_answers_the_same(kind, stem, folde
     fit_reference(model, bank)
     save_base(model, processor, tmp_path / "base")
     model = tiny_adapter(model, ALIGN)
-    names = bank.wells["Metadata_broad_sample"].unique()
-    prompts = pd.Series([f"U2OS, {name}" for name in names], index=names)
     effects = np.zeros((len(bank), len(READOUT_GROUPS)), np.float32)
     settings = AlignConfig(align_steps=2, align_num_targets=2, align_num_unlabelled=2)
-    arguments = (processor.tokenizer, bank, prompts, effects, settings)
+    arguments = (processor.tokenizer, bank, prompts_of(bank), effects, settings)
     state = align(model, *arguments, tmp_path, 0, Accelerator(cpu=True))
     folder = tmp_path / "model"
     save_aligned(tmp_path / "base", model, processor, folder, state)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
 from helpers import write_tiff_plate, write_tiny_store
+from test_align import prompts_of
 from tiny import READOUT_GROUPS, tiny_model
 from tiny_bases import save_tiny_base
 
@@ -88,13 +88,11 @@ def test_lora_in_the_backbone_learns_and_is_merged(kind, stem, store, tmp_path):
     assert backbone_learns(bare(model))
     bank = with_pixels(bank, store, processor, 1, 2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    names = bank.wells["Metadata_broad_sample"].unique()
-    prompts = pd.Series([f"U2OS, {name}" for name in names], index=names)
     effects = np.zeros((len(bank), len(READOUT_GROUPS)), np.float32)
     settings = AlignConfig(
         align_steps=3, align_warmup_steps=1, align_num_targets=2, align_num_unlabelled=2
     )
-    arguments = (processor.tokenizer, bank, prompts, effects, settings)
+    arguments = (processor.tokenizer, bank, prompts_of(bank), effects, settings)
     state = align(model, *arguments, tmp_path, 0, Accelerator(cpu=True))
     changed = {
         name for name, value in model.state_dict().items() if not torch.equal(value, before[name])

