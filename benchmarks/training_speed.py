@@ -226,12 +226,14 @@ def measure_align(
             align_steps=steps, align_num_targets=2, align_num_unlabelled=4, align_prompt_every=5
         )
         accelerator = Accelerator(cpu=options.device == "cpu")
-        started = seconds_now(options)
-        align(
-            model, processor.tokenizer, bank, prompts, effects, settings,
-            Path(options.folder), 0, accelerator,
-        )  # fmt: skip
-        return seconds_now(options) - started
+        # A folder of its own: a run goes on from the checkpoints that it finds.
+        with tempfile.TemporaryDirectory(dir=options.folder) as out:
+            started = seconds_now(options)
+            align(
+                model, processor.tokenizer, bank, prompts, effects, settings,
+                Path(out), 0, accelerator,
+            )  # fmt: skip
+            return seconds_now(options) - started
 
     step = timed(seconds, 5 * options.steps)["step"]  # every fifth step reads prompts
     length = float(
