@@ -25,7 +25,8 @@ def fail_with(error: BaseException):
         (
             OSError(errno.ENOSPC, "No space left on device", "out.parquet"),
             2,
-            "error: no space left on the disk while writing out.parquet",
+            "error: no space left on the disk while writing out.parquet: finished work is kept; "
+            "make room and run the same command again",
         ),
         (
             KeyboardInterrupt(),

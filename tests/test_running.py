@@ -85,6 +85,7 @@ def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(training_folder
         "model",
         "train_seconds.json",
         "training.json",
+        "training_text.parquet",
     ]  # no checkpoints: a new model must not go on from these
 
 

@@ -15,6 +15,7 @@ from conftest import ROOT
 from hub import local_hub
 from transformers import AutoModelForImageTextToText
 
+from data.store import load_wells
 from eval.leaks import TRAINING_TEXT
 from eval.model_card import write_model_card
 from vlm.adapters import DESCRIBE, bare, load_model
@@ -103,7 +104,8 @@ def test_the_card_says_what_the_run_says(training_folder, carded):
     assert "| claims: precision | model | 0.300 | 0.250 to 0.350 | - |" in text
     assert "| claims: recall | model | 0.200 | - | - |" in text
     assert "| language model | language | unknown |" in text
-    assert "trained on | 22 wells" in text
+    trained = load_wells(training_folder / "prepared").query("Metadata_split == 'train'")
+    assert f"trained on | {len(trained)} wells" in text
     assert "nothing to audit, no target was held out" in text
     assert "Trained on simulated" not in text
     assert METRICS["command"] in text
