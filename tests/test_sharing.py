@@ -107,7 +107,7 @@ def test_the_card_says_what_the_run_says(training_folder, carded):
     trained = load_wells(training_folder / "prepared").query("Metadata_split == 'train'")
     assert f"trained on | {len(trained)} wells" in text
     assert "nothing to audit, no target was held out" in text
-    assert "Trained on simulated" not in text
+    assert "Trained on simulated plates" in text
     assert METRICS["command"] in text
     settings = json.loads(text.split("```json")[1].split("```")[0])
     assert settings["align_steps"] == 8
