@@ -14,9 +14,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -213,19 +215,7 @@ def plan(
     """Say what this training needs, without loading weights."""
     store = Path(config.data) / "manifest.json"
     channels = load_manifest(config.data).channels if store.exists() else CHANNELS
-    model = model_config(
-        config.language_model,
-        config.backbone,
-        tuple(channels),
-        config.num_text_layers,
-        config.stem,
-        config.backbone_layers,
-        config.text_encoder,
-        hidden_size=config.hidden_size,
-        readout_groups=READOUT_GROUPS,
-        num_latents=config.num_latents,
-        feature_dropout=config.feature_dropout,
-    )
+    model = model_config(**model_parts(config, channels))
     step = Step(
         batch=sft.per_device_train_batch_size,
         length=sft.max_length or 1024,
@@ -234,6 +224,23 @@ def plan(
         small_optimizer="8bit" in str(sft.optim),
     )
     return plan_text(model, lora, align_config, step)
+
+
+def model_parts(config: TrainConfig, channels: Sequence[str]) -> dict[str, Any]:
+    """What a model is made of, for building it and for planning it."""
+    return {
+        "language_model": config.language_model,
+        "backbone": config.backbone,
+        "channels": tuple(channels),
+        "num_text_layers": config.num_text_layers,
+        "stem": config.stem,
+        "backbone_layers": config.backbone_layers,
+        "text_encoder": config.text_encoder,
+        "hidden_size": config.hidden_size,
+        "readout_groups": READOUT_GROUPS,
+        "num_latents": config.num_latents,
+        "feature_dropout": config.feature_dropout,
+    }
 
 
 def run_align(
@@ -293,20 +300,8 @@ def run_align(
 
 def write_base(config: TrainConfig, accelerator: Accelerator, folder: Path) -> None:
     """Build the untrained model, fit its reference to the training wells, write it."""
-    model, processor = build_model(
-        config.language_model,
-        config.backbone,
-        tuple(load_manifest(config.data).channels),
-        config.num_text_layers,
-        config.image_size,
-        config.stem,
-        config.backbone_layers,
-        config.text_encoder,
-        hidden_size=config.hidden_size,
-        readout_groups=READOUT_GROUPS,
-        num_latents=config.num_latents,
-        feature_dropout=config.feature_dropout,
-    )
+    parts = model_parts(config, load_manifest(config.data).channels)
+    model, processor = build_model(**parts, image_size=config.image_size)
     model.to(accelerator.device)
     fit_reference(model, open_wells(config.data, model, processor).query(config.train_query))
     save_base(model, processor, folder)

@@ -1,6 +1,7 @@
 """Phase describe: instruction tuning with TRL on the tokens of a frozen tower."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,25 +221,21 @@ def encode_dialogues(
 @torch.no_grad()
 def well_tokens(model: Vlm, bank: WellBank) -> torch.Tensor:
     """The tower's tokens of every well in a bank: (n_wells, T, D) float32 on the CPU."""
-    tower = bare(model).model.vision_tower.eval()
-    device = next(tower.parameters()).device
-    tokens = [
-        tower(**{name: value.to(device) for name, value in batch.items()}).last_hidden_state.cpu()
-        for batch in bank.batches()
-    ]
-    return torch.cat(tokens)
+    return torch.cat([said.last_hidden_state.cpu() for said in _tower_outputs(model, bank)])
 
 
 @torch.no_grad()
 def well_readouts(model: Vlm, bank: WellBank) -> np.ndarray:
     """What the tower reads out of every well in a bank: (n_wells, K) float32, asinh(e / 2)."""
+    return torch.cat([said.readout.cpu() for said in _tower_outputs(model, bank)]).numpy()
+
+
+def _tower_outputs(model: Vlm, bank: WellBank) -> Iterator[Any]:
+    """What the tower says of a bank's wells, batch by batch (`vlm.vision_tower.WellTokens`)."""
     tower = bare(model).model.vision_tower.eval()
     device = next(tower.parameters()).device
-    readouts = [
-        tower(**{name: value.to(device) for name, value in batch.items()}).readout.cpu()
-        for batch in bank.batches()
-    ]
-    return torch.cat(readouts).numpy()
+    for batch in bank.batches():
+        yield tower(**{name: value.to(device) for name, value in batch.items()})
 
 
 @torch.no_grad()
