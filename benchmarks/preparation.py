@@ -22,8 +22,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -88,15 +91,32 @@ def run_bare(plates: list[Plate], processes: int) -> None:
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Return wall seconds, and processor seconds of this process and its finished children."""
-    before, start = _processor_seconds(), time.perf_counter()
+    """Return wall seconds, and processor seconds of this process and all below it."""
+    seen: dict[int, float] = {}
+    done = threading.Event()
+
+    def watch() -> None:  # worker processes are a fork server's: their times are not added to ours
+        while not done.wait(0.2):
+            _note_processor_seconds(seen)
+
+    _note_processor_seconds(seen)
+    before, start = dict(seen), time.perf_counter()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     work()
-    return time.perf_counter() - start, _processor_seconds() - before
+    wall = time.perf_counter() - start
+    done.set()
+    watcher.join()
+    _note_processor_seconds(seen)
+    return wall, sum(seconds - before.get(pid, 0.0) for pid, seconds in seen.items())
 
 
-def _processor_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def _note_processor_seconds(seen: dict[int, float]) -> None:
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seen[process.pid] = times.user + times.system
 
 
 def measure_preparing(
@@ -118,6 +138,11 @@ def measure_preparing(
         "prepare_to_bare": statistics.median(b / f for b, f in zip(bare, full, strict=True)),
         "share_of_processors_busy": statistics.median(busy),
     }
+
+
+def drain(wells: Iterable[np.ndarray]) -> None:
+    """Read wells one after the other and keep none, as training does."""
+    deque(wells, maxlen=0)
 
 
 def measure_reading(plates: list[Plate], store: Path, repeats: int) -> dict[str, float]:
@@ -144,12 +169,12 @@ def measure_reading(plates: list[Plate], store: Path, repeats: int) -> dict[str,
         order = [wells[n] for n in rng.permutation(len(wells))]
         few = order[: max(2, 40 // len(order[0]))]
         prepared.append(
-            timed(lambda o=order: [read_pixels(dataset, rows) for rows in o])[0] / len(order)
+            timed(lambda o=order: drain(read_pixels(dataset, rows) for rows in o))[0] / len(order)
         )
-        arrays.append(timed(lambda o=order: [mapped[rows] for rows in o])[0] / len(order))
+        arrays.append(timed(lambda o=order: drain(mapped[rows] for rows in o))[0] / len(order))
         files.append(
             timed(
-                lambda o=few: [
+                lambda o=few: drain(
                     np.stack(
                         [
                             resize_area(by_key[keys[r]][0].read(by_key[keys[r]][1]), SIZE)
@@ -157,7 +182,7 @@ def measure_reading(plates: list[Plate], store: Path, repeats: int) -> dict[str,
                         ]
                     )
                     for rows in o
-                ]
+                )
             )[0]
             / len(few)
         )

@@ -161,7 +161,7 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
     return facts.astype({"effect": float, "q_value": float, "rank": int})
 
 
-def read_facts(effects: NDArray[np.floating]) -> list[Fact]:
+def read_facts(effects: NDArray[np.floating], least: float = MIN_EFFECT) -> list[Fact]:
     """Say effects as facts, the first to be said first.
 
     For effects that were predicted from an image, not measured: there is no q-value (NaN) and no
@@ -171,6 +171,8 @@ def read_facts(effects: NDArray[np.floating]) -> list[Fact]:
     ----------
     effects : (K,) float array
         One a slot, in the order of `FACT_SLOTS`; NaN says nothing.
+    least : float
+        The smallest |effect| that is a fact.
     """
     return [
         Fact(
@@ -182,7 +184,7 @@ def read_facts(effects: NDArray[np.floating]) -> list[Fact]:
             feature="",
         )
         for i in sorted(
-            np.flatnonzero(np.abs(effects) >= MIN_EFFECT).tolist(), key=_saying_order(effects)
+            np.flatnonzero(np.abs(effects) >= least).tolist(), key=_saying_order(effects)
         )
     ]
 

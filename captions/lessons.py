@@ -4,7 +4,8 @@ Phase align teaches the tower to read out how much every fact slot changed, as i
 Phase describe then has to put readouts into words. Training wells are few and their facts noisy: a
 language model that learns from them alone learns them by heart. A lesson has neither limit: its
 readout is put together from those of several training wells, subject by subject, made louder or
-quieter, and its answer says just what this readout says.
+quieter, and its answer says just what this readout says. Some lessons lack stains: what needs them
+is not read out, and questions about them are answered so.
 """
 
 from collections.abc import Sequence
@@ -14,9 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from captions.descriptions import subject
-from captions.facts import FACT_SLOTS, read_facts
-from captions.questions import DESCRIBE, Answer, describe, questions
+from captions.facts import FACT_SLOTS, Fact, read_facts
+from captions.questions import DESCRIBE, Answer, ask_blank_well, describe, questions
+from captions.slots import needed_stains
 from data.channels import STAINS
+
+TOLD_EFFECT = 3.3
+"""Lessons say an effect from here on. A little more than a measured fact needs: what is read off
+an image is less sure than what was measured."""
 
 QUESTION_SHARE = 0.25
 """Share of lessons that ask something else than for a description."""
@@ -26,6 +32,8 @@ LOUDNESS = (0.7, 1.5)
 """What readouts are multiplied by, so that every threshold is seen from both sides."""
 JITTER = 0.15
 """Standard deviation of what is added to each readout."""
+MISSING_SHARE = 0.15
+"""Share of lessons that lack some or all stains."""
 TRIES = 6
 """Readouts drawn for one question, of which one is kept so that kinds of answers are balanced."""
 
@@ -52,43 +60,62 @@ def draw_lessons(
     Returns
     -------
     lessons : DataFrame
-        `well` (row of the training well that gives all but the readout), `question`, `answer`.
+        `well` (row of the training well that gives all but the readout), `imaged` (list of the
+        stains that are left), `question`, `answer`.
     readouts : (count, K) float32 array
         The readout of each lesson.
     """
     rng = np.random.default_rng(seed)
     # Most wells look like the controls: changed ones are drawn twice as often.
-    weight = 1.0 + np.array([bool(read_facts(2 * np.sinh(row))) for row in readouts])
+    weight = 1.0 + np.array([bool(_facts(row)) for row in readouts])
     weight /= weight.sum()
     rows, drawn = [], np.empty((count, readouts.shape[1]), np.float32)
     for number in range(count):
+        base = int(rng.choice(len(readouts), p=weight))
+        left = _draw_stains(imaged[base], rng)
         asks = rng.random() < QUESTION_SHARE
-        candidates = [_draw_readout(readouts, weight, rng) for _ in range(TRIES if asks else 1)]
-        base = candidates[0][0]
+        candidates = [
+            _draw_readout(readouts, weight, base, left, rng) for _ in range(TRIES if asks else 1)
+        ]
+        question, answers = DESCRIBE, [describe(_facts(candidates[0]))]
         if asks:
-            missing = [stain for stain in STAINS if stain not in imaged[base]]
-            asked = questions(imaged[base], missing)
+            missing = [stain for stain in STAINS if stain not in left]
+            asked = questions(left, missing)
             question = list(asked)[rng.integers(len(asked))]
-            answers = [asked[question](read_facts(2 * np.sinh(r))) for _, r in candidates]
-            kept = _draw_kind(answers, rng)
-            answer, drawn[number] = answers[kept], candidates[kept][1]
-        else:
-            question, drawn[number] = DESCRIBE, candidates[0][1]
-            answer = describe(read_facts(2 * np.sinh(drawn[number])))
-        rows.append((base, question, answer.text))
-    return pd.DataFrame(rows, columns=["well", "question", "answer"]), drawn
+            answers = [asked[question](_facts(readout)) for readout in candidates]
+        elif not left:
+            answers = [ask_blank_well([])]
+        kept = _draw_kind(answers, rng)
+        drawn[number] = candidates[kept]
+        rows.append((base, left, question, answers[kept].text))
+    return pd.DataFrame(rows, columns=["well", "imaged", "question", "answer"]), drawn
+
+
+def _facts(readout: NDArray[np.floating]) -> list[Fact]:
+    return read_facts(2 * np.sinh(readout), TOLD_EFFECT)
+
+
+def _draw_stains(imaged: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """The stains that are left, mostly all; each of the others is lost with the same chance."""
+    lost = rng.random() if rng.random() < MISSING_SHARE else 0.0
+    return [stain for stain in imaged if rng.random() >= lost]
 
 
 def _draw_readout(
-    readouts: NDArray[np.floating], weight: NDArray[np.float64], rng: np.random.Generator
-) -> tuple[int, NDArray[np.float64]]:
-    """One well and a readout put together from it and others."""
+    readouts: NDArray[np.floating],
+    weight: NDArray[np.float64],
+    base: int,
+    imaged: Sequence[str],
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """A readout put together from a well and others."""
     donors = rng.choice(len(readouts), rng.integers(1, MAX_DONORS + 1), p=weight)
+    donors[0] = base
     donor_of_subject = donors[rng.integers(len(donors), size=len(_NAMES))]
     own = readouts[donor_of_subject[_SUBJECT_OF_SLOT], np.arange(readouts.shape[1])]
-    measured = own != 0  # the tower says exactly 0 of slots that no training well was measured in
     louder = own * rng.uniform(*LOUDNESS) + rng.normal(scale=JITTER, size=len(own))
-    return int(donors[0]), np.where(measured, louder, 0.0)
+    seen = [bool(imaged) and set(needed_stains(slot)) <= set(imaged) for slot in FACT_SLOTS]
+    return np.where(seen, louder, 0.0)
 
 
 def _draw_kind(answers: Sequence[Answer], rng: np.random.Generator) -> int:

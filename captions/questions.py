@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from captions.descriptions import CHANGES, NO_CHANGE, describe_facts, subject
 from captions.facts import MAX_FACTS, Fact
-from captions.slots import FACT_SLOTS, Slot
+from captions.slots import FACT_SLOTS, Slot, needed_stains
+from data.channels import CHANNELS
 
 DESCRIBE = "What changed in this well?"
 """The question whose answer is the description."""
+
+NOTHING_IMAGED = "Nothing was imaged."
 
 
 class Answer(NamedTuple):
@@ -25,12 +28,8 @@ class Answer(NamedTuple):
 
 
 def describe(facts: Sequence[Fact], style: str = "by_subject") -> Answer:
-    """Answer `DESCRIBE`: state the first facts, in the order of `FACT_SLOTS`.
-
-    The strongest facts are chosen; they are said in one order, cell count first, because a small
-    model learns that far sooner than to rank by strength.
-    """
-    said = sorted(facts[:MAX_FACTS], key=lambda fact: FACT_SLOTS.index(fact.claim.slot))
+    """Answer `DESCRIBE`: state the first facts, strongest first."""
+    said = list(facts[:MAX_FACTS])
     return Answer(describe_facts(said, style), said, "change" if said else "no change")
 
 
@@ -45,6 +44,11 @@ def ask_channel(stain: str, facts: Sequence[Fact]) -> Answer:
 def ask_missing_channel(stain: str, facts: Sequence[Fact]) -> Answer:
     """Answer: what changed in this stain, of which there is no image."""
     return Answer(f"{stain} was not imaged.", [], "not imaged")
+
+
+def ask_blank_well(facts: Sequence[Fact]) -> Answer:
+    """Answer: anything about a well of which there is no image."""
+    return Answer(NOTHING_IMAGED, [], "not imaged")
 
 
 def ask_direction(slot: Slot, facts: Sequence[Fact]) -> Answer:
@@ -86,6 +90,8 @@ def questions(
     dict
         Question to a function of the well's facts (all, by rank).
     """
+    if not imaged:
+        return dict.fromkeys(questions(missing, []), ask_blank_well)
     asked: dict[str, Callable[[Sequence[Fact]], Answer]] = {
         "What changed in this well? Answer in sentences.": partial(describe, style="sentences"),
         "List what changed in this well.": partial(describe, style="list"),
@@ -97,8 +103,11 @@ def questions(
     for stain in missing:
         asked[f"What changed in {stain}?"] = partial(ask_missing_channel, stain)
     for slot in FACT_SLOTS:
-        if set(slot.channel.split("/")) <= {"", *imaged}:
+        lacking = [stain for stain in needed_stains(slot) if stain not in imaged]
+        if not lacking:
             asked[_direction_question(slot)] = partial(ask_direction, slot)
+        elif lacking[0] in missing and lacking[0] in CHANNELS:
+            asked[_direction_question(slot)] = partial(ask_missing_channel, lacking[0])
     return asked
 
 

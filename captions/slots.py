@@ -57,6 +57,14 @@ def _fact_slots() -> tuple[Slot, ...]:
 FACT_SLOTS: tuple[Slot, ...] = _fact_slots()
 """The slots that descriptions speak about, in the fixed order of `measure_effects`' columns."""
 
+
+def needed_stains(slot: Slot) -> tuple[str, ...]:
+    """Return the stains without which a slot cannot be seen: DNA for what is about nuclei."""
+    own = tuple(filter(None, slot.channel.split("/")))
+    nuclei = slot.compartment == "nuclei" or slot.property == "count"
+    return own if not nuclei or "DNA" in own else ("DNA", *own)
+
+
 _COMPARTMENTS = {"Nuclei": "nuclei", "Cells": "cells", "Cytoplasm": "cytoplasm", "Image": "cells"}
 _STAIN_NAMES = {stain: stain for stain in STAINS} | {
     "HighZBF": "Brightfield",

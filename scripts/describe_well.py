@@ -53,7 +53,7 @@ def main() -> None:
     if config.query:
         bank = bank.query(config.query)
     if config.blank:
-        bank = blank_wells(model, processor, bank)
+        bank = blank_wells(bank)
     answers = describe(model, processor, well_tokens(model, bank), config.ask)
     records = _records(config, bank, answers)
     if config.out:

@@ -30,11 +30,12 @@ from transformers import AutoProcessor, set_seed
 from trl import SFTConfig
 
 from captions.descriptions import CHANGES, subject
-from captions.facts import EFFECT_COLUMNS, FACT_SLOTS
-from captions.lessons import draw_lessons
+from captions.facts import CLEAR_EFFECT, EFFECT_COLUMNS, FACT_SLOTS, STRONG_EFFECT
+from captions.lessons import TOLD_EFFECT, draw_lessons
+from captions.slots import needed_stains
 from contrastive.plan import plan_text
 from contrastive.trainer import AlignConfig, align
-from data.channels import CHANNELS
+from data.channels import CHANNELS, STAINS
 from data.errors import InputError
 from data.files import atomic_path
 from data.store import load_manifest, load_wells
@@ -68,7 +69,7 @@ from vlm.wells import WellBank, fit_reference, open_wells
 ROOT = Path(__file__).resolve().parent.parent
 SUBJECTS = list(dict.fromkeys(subject(slot) for slot in FACT_SLOTS))
 READOUT_GROUPS = [SUBJECTS.index(subject(slot)) for slot in FACT_SLOTS]
-"""A token for each subject that descriptions speak about: what it says is in one place."""
+READOUT_STAINS = [needed_stains(slot) for slot in FACT_SLOTS]
 CHANGES_OF_SLOTS = [
     (CHANGES[slot.property, "increased"], CHANGES[slot.property, "decreased"])
     for slot in FACT_SLOTS
@@ -238,6 +239,7 @@ def model_parts(config: TrainConfig, channels: Sequence[str]) -> dict[str, Any]:
         "text_encoder": config.text_encoder,
         "hidden_size": config.hidden_size,
         "readout_groups": READOUT_GROUPS,
+        "readout_stains": READOUT_STAINS,
         "num_latents": config.num_latents,
         "feature_dropout": config.feature_dropout,
     }
@@ -317,7 +319,18 @@ def run_describe(
         bank = open_wells(config.data, bare(model), processor).query(config.train_query)
     tokens, dialogues = describe_examples(config, sft.seed, model, bank)
     set_seed(sft.seed)
-    begin_with_words(bare(model), processor.tokenizer, SUBJECTS, CHANGES_OF_SLOTS)
+    begin_with_words(
+        bare(model),
+        processor.tokenizer,
+        SUBJECTS,
+        CHANGES_OF_SLOTS,
+        told_from=np.arcsinh(TOLD_EFFECT / 2),
+        strengths=[
+            ("clearly", np.arcsinh(CLEAR_EFFECT / 2)),
+            ("strongly", np.arcsinh(STRONG_EFFECT / 2)),
+        ],
+        stains=STAINS,
+    )
     model = add_adapter(model, DESCRIBE, lora_config(lora, describe=True))
     start = adapter_state(model, DESCRIBE) if lora.pissa else None
     sft.output_dir = str(describe_checkpoints(Path(config.out)))
@@ -348,7 +361,10 @@ def describe_examples(
     ]
     lessons, readouts = draw_lessons(well_readouts(model, bank), imaged, config.lessons, seed)
     tower = bare(model).model.vision_tower
-    drawn = tower.cpu().with_readout(tokens[lessons["well"].to_numpy()], torch.from_numpy(readouts))
+    left = [[stain in imaged for stain in channels] for imaged in lessons.pop("imaged")]
+    drawn = tower.cpu().with_readout(
+        tokens[lessons["well"].to_numpy()], torch.from_numpy(readouts), torch.tensor(left)
+    )
     lessons["well"] = np.arange(len(lessons)) + len(tokens)
     examples = [rows_of_wells(measured, bank.wells), lessons]
     return torch.cat([tokens, drawn]), pd.concat(examples, ignore_index=True)

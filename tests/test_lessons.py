@@ -5,8 +5,9 @@ import pytest
 
 from captions.descriptions import parse_description
 from captions.facts import FACT_SLOTS, MAX_FACTS, claims_of, read_facts
-from captions.lessons import draw_lessons
-from captions.questions import DESCRIBE
+from captions.lessons import TOLD_EFFECT, draw_lessons
+from captions.questions import DESCRIBE, NOTHING_IMAGED
+from captions.slots import needed_stains
 from data.channels import CHANNELS
 
 IMAGED_SLOTS = [set(slot.channel.split("/")) <= {"", *CHANNELS} for slot in FACT_SLOTS]
@@ -27,13 +28,28 @@ def lessons(readouts):
 def test_a_description_says_the_readout_beside_it(lessons):
     table, drawn = lessons
     for row in np.flatnonzero(table["question"] == DESCRIBE):
-        facts = read_facts(2 * np.sinh(drawn[row]))
+        facts = read_facts(2 * np.sinh(drawn[row]), TOLD_EFFECT)
         assert parse_description(table["answer"][row]) == claims_of(facts[:MAX_FACTS])
 
 
 def test_what_was_never_measured_stays_silent(lessons):
     _, drawn = lessons
     assert (drawn[:, ~np.array(IMAGED_SLOTS)] == 0).all()
+
+
+def test_without_a_stain_nothing_is_said_of_it(lessons):
+    table, drawn = lessons
+    for row in np.flatnonzero(table["imaged"].map(len) < len(CHANNELS)):
+        imaged = set(table["imaged"][row])
+        for i, slot in enumerate(FACT_SLOTS):
+            if not imaged or not set(needed_stains(slot)) <= imaged:
+                assert drawn[row, i] == 0
+        for claim in parse_description(table["answer"][row]):
+            assert set(filter(None, claim.channel.split("/"))) <= imaged
+        if not imaged:
+            assert table["answer"][row] == NOTHING_IMAGED
+    assert 0.05 < (table["imaged"].map(len) < len(CHANNELS)).mean() < 0.2
+    assert table["answer"].str.contains("was not imaged").any()
 
 
 def test_wells_are_put_together_anew(readouts, lessons):

@@ -72,7 +72,7 @@ def save_tiny_language_model(folder: Path) -> Path:
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     config = tiny_text_config(tokenizer)
-    config.hidden_size, config.head_dim = 128, 64  # the projector needs a unit a word
+    config.hidden_size, config.head_dim = 160, 80  # the projector needs a unit a word
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

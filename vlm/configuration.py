@@ -23,9 +23,13 @@ class CellPaintingVisionConfig(PreTrainedConfig):
         Stains that the tower expects, in this order; names from `data.channels.STAINS`.
     hidden_size : int
         Width of the tokens.
-    readout_groups : sequence of int
+    readout_groups : sequence of K int
         What the tower reads out of a well: one number an entry (how much a fact slot changed).
-        Entries of one group share a token.
+        Entries of one group speak about one subject.
+    readout_stains : sequence of K sequences of str, optional
+        The stains that each readout needs: without one of them it is silent. By default none.
+    num_statements : int
+        The strongest readouts become tokens, so many.
     num_latents : int
         Learned queries that gather what sites and channels say together.
     num_hidden_layers, num_attention_heads, dropout
@@ -43,6 +47,8 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     channels: tuple[str, ...] | list[str] = CHANNELS
     hidden_size: int = 192
     readout_groups: tuple[int, ...] | list[int] = (0,)
+    readout_stains: list[list[str]] | tuple[tuple[str, ...], ...] | None = None
+    num_statements: int = 16
     num_latents: int = 4
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
@@ -56,6 +62,9 @@ class CellPaintingVisionConfig(PreTrainedConfig):
             self.backbone_config = AutoConfig.for_model(values.pop("model_type"), **values)
         self.channels = list(self.channels)
         self.readout_groups = list(self.readout_groups)
+        stains = self.readout_stains or [()] * len(self.readout_groups)
+        self.readout_stains = [list(names) for names in stains]
+        self.num_statements = min(self.num_statements, len(self.readout_groups))
         super().__post_init__(**kwargs)
 
     @property
@@ -65,8 +74,8 @@ class CellPaintingVisionConfig(PreTrainedConfig):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens a well: its change, one a group of readouts, one a channel (or one for all)."""
-        return 1 + max(self.readout_groups) + 1 + len(self.streams)
+        """Tokens a well: its change, its statements, one a channel (or one for all)."""
+        return 1 + self.num_statements + len(self.streams)
 
 
 class CellPaintingVlmConfig(LlavaConfig):

@@ -6,7 +6,7 @@
     z ── one linear map a stain, summed ──▶ change (B, D): the well's embedding is read from it
     z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer
     z, latents ──▶ readout (B, K): how much each fact slot changed; mostly linear in z
-    tokens = [change; one token a group of readouts; one token a channel]: (B, T, D)
+    tokens = [change; the strongest readouts, one token each; one token a channel]: (B, T, D)
 
 The backbone's features are the expensive part and never change while the backbone is frozen, so
 every method after `encode_channels` also takes features that were computed before.
@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from data.channels import STAINS
+from data.channels import STAINS, stain_index
 from vlm.backbone import feature_maps, map_widths, new_backbone
 from vlm.configuration import CellPaintingVisionConfig
 
@@ -51,6 +51,7 @@ class CellPaintingVisionTower(PreTrainedModel):
     reference_scale: torch.Tensor  # (stains, F)
     stain_ids: torch.Tensor  # (C,)
     readout_groups: torch.Tensor  # (K,)
+    readout_needs: torch.Tensor  # (K, stains) bool
 
     def __init__(self, config: CellPaintingVisionConfig):
         super().__init__(config)
@@ -66,6 +67,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         self.register_buffer(
             "readout_groups", torch.tensor(config.readout_groups), persistent=False
         )
+        self.register_buffer("readout_needs", _needed_stains(config), persistent=False)
         self.register_buffer(
             "stain_ids",
             torch.tensor(config.streams),
@@ -74,15 +76,15 @@ class CellPaintingVisionTower(PreTrainedModel):
 
         self.linear_maps = nn.Parameter(torch.zeros(len(STAINS), feature_size, D + K))
         self.readout_residual = nn.Linear(config.num_latents * D, K)
-        # Fixed random codes: a readout moves its group's token along its own direction.
+        # Fixed random codes: what a token says can be read out of it.
         self.readout_codes = nn.Parameter(torch.zeros(K, D), requires_grad=False)
         self.group_codes = nn.Parameter(
             torch.zeros(max(config.readout_groups) + 1, D), requires_grad=False
         )
+        self.missing_codes = nn.Parameter(torch.zeros(len(STAINS), D), requires_grad=False)
         self.feature_dropout = nn.Dropout(config.feature_dropout)
         self.channel_projection = nn.Linear(feature_size, D)
         self.stain_embedding = nn.Embedding(len(STAINS), D)
-        self.not_imaged = nn.Embedding(len(STAINS), D)
         self.latents = nn.Parameter(torch.zeros(config.num_latents, D))
         layer = nn.TransformerEncoderLayer(
             D,
@@ -110,8 +112,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         super()._init_weights(module)
         if module is self:
             nn.init.normal_(self.latents, std=self.config.initializer_range)
-            # At right angles: what a token says can be read out of it slot by slot.
-            own = (self.readout_codes, self.group_codes)
+            own = (self.readout_codes, self.group_codes, self.missing_codes)  # at right angles
             codes = nn.init.orthogonal_(torch.cat(own))
             for parameter, values in zip(own, codes.split([len(c) for c in own]), strict=True):
                 if not _is_loaded(parameter):
@@ -120,6 +121,7 @@ class CellPaintingVisionTower(PreTrainedModel):
             nn.init.zeros_(self.readout_residual.bias)
             groups = torch.tensor(self.config.readout_groups)
             self.readout_groups.copy_(groups)
+            self.readout_needs.copy_(_needed_stains(self.config))
             # Readouts begin at zero, and stay there for what is never measured.
             nn.init.normal_(self.linear_maps, std=self.config.initializer_range)
             if not _is_loaded(self.linear_maps):
@@ -221,29 +223,34 @@ class CellPaintingVisionTower(PreTrainedModel):
         channel_features, control_features : (B, S, C, F), (B, R, C, F) float, optional
             The same after `encode_channels`, in place of pixels.
         channel_mask : (B, C) bool, optional
-            False where a channel was not imaged.
+            False where a channel was not imaged. Of pixels, a channel that is constant in all
+            sites of a well was not imaged either.
 
         Returns
         -------
         WellTokens
-            `last_hidden_state` (B, T, D): the change, a token a group of readouts, one a channel;
+            `last_hidden_state` (B, T, D): the change, the statements, one token a channel;
             `pooler_output` (B, D): the change; `readout` (B, K): how much each slot changed, as
-            asinh(effect / 2).
+            asinh(effect / 2), 0 where a stain that it needs was not imaged.
         """
         if channel_features is None:
             if pixel_values is None:
                 raise ValueError("the tower needs pixel_values or channel_features")
-            if channel_mask is not None:  # a constant plane says nothing about compartments
-                missing = ~channel_mask[:, None, :, None, None]
-                pixel_values = pixel_values.masked_fill(missing, 0.0)
-            channel_features = self.encode_channels(pixel_values)
+            seen = has_structure(pixel_values).any(dim=1)  # (B, C)
+            channel_mask = seen if channel_mask is None else channel_mask & seen
+            # A plane without an image says nothing about compartments.
+            missing = ~channel_mask[:, None, :, None, None]
+            channel_features = self.encode_channels(pixel_values.masked_fill(missing, 0.0))
         if control_features is None and control_pixel_values is not None:
             control_features = self.encode_channels(control_pixel_values)
         B, S, C, _ = channel_features.shape
         if len(self.stain_ids) != C:
             raise ValueError(f"the tower expects the channels {self.config.channels}, found {C}")
-        if channel_mask is None or self.config.stem == "inflated":
-            channel_mask = channel_features.new_ones(B, C, dtype=torch.bool)
+        if channel_mask is None:
+            channel_mask = channel_features.new_ones(B, len(self.config.channels), dtype=torch.bool)
+        imaged = self.imaged_readouts(channel_mask)  # (B, K)
+        if self.config.stem == "inflated":  # one stream of all channels
+            channel_mask = channel_mask.any(dim=1, keepdim=True)
 
         z = self.standardize(channel_features, control_features)  # (B, S, C, F)
         z = z * channel_mask[:, None, :, None]  # not imaged: as in the controls
@@ -266,16 +273,25 @@ class CellPaintingVisionTower(PreTrainedModel):
         # mixes channels, and rare combinations are lost in the mix.
         alone = sites.mean(dim=1)  # (B, C, D)
         mixed = fused.reshape(B, S, C, -1).mean(dim=1)
-        channels = self.channel_mlp(torch.cat([alone, mixed], dim=-1))
-        channels = torch.where(
-            channel_mask[..., None], channels + stains, self.not_imaged(self.stain_ids).to(channels)
-        )
-        readout = readout + self.readout_residual(latents.flatten(1))
-        tokens = torch.cat([change[:, None], self.speak(readout), channels], dim=1)
+        channels = self.channel_mlp(torch.cat([alone, mixed], dim=-1)) + stains
+        readout = (readout + self.readout_residual(latents.flatten(1))) * imaged
+        channels = self._mark_missing(self._unspoken(channels), channel_mask)
+        told = [self._unspoken(change)[:, None], self.speak(readout), channels]
+        tokens = torch.cat(told, dim=1)
         return WellTokens(last_hidden_state=tokens, pooler_output=change, readout=readout)
 
+    def imaged_readouts(self, channel_mask: torch.Tensor) -> torch.Tensor:
+        """Say which readouts have all stains that they need: (B, C) bool to (B, K) bool.
+
+        None has, where nothing was imaged.
+        """
+        imaged = channel_mask.new_zeros(len(channel_mask), len(STAINS))
+        imaged[:, [stain_index(name) for name in self.config.channels]] = channel_mask
+        lacking = (self.readout_needs & ~imaged[:, None]).any(dim=2)  # (B, K)
+        return ~lacking & channel_mask.any(dim=1, keepdim=True)
+
     def speak(self, readout: torch.Tensor) -> torch.Tensor:
-        """Write a readout as tokens, one a group.
+        """Write a readout as statements: its strongest entries, one token each, strongest first.
 
         Parameters
         ----------
@@ -283,18 +299,33 @@ class CellPaintingVisionTower(PreTrainedModel):
 
         Returns
         -------
-        (B, G, D) float
-            The group's own code, moved along the code of each of its slots by that slot's readout.
+        (B, M, D) float
+            The code of the entry's group and, as loud as the entry is, the entry's own.
         """
-        told = readout[..., None] * self.readout_codes  # (B, K, D)
-        return self.group_codes.expand(len(readout), -1, -1).index_add(1, self.readout_groups, told)
+        order = readout.abs().argsort(dim=1, descending=True, stable=True)
+        order = order[:, : self.config.num_statements]  # (B, M)
+        told = readout.gather(1, order)[..., None] * self.readout_codes[order]  # (B, M, D)
+        return self.group_codes[self.readout_groups[order]] + told
 
-    def with_readout(self, tokens: torch.Tensor, readout: torch.Tensor) -> torch.Tensor:
-        """Let tokens (B, T, D) say another readout (B, K); change and channels stay."""
-        groups = slice(1, 1 + len(self.group_codes))
-        tokens = tokens.clone()
-        tokens[:, groups] = self.speak(readout)
-        return tokens
+    def with_readout(
+        self, tokens: torch.Tensor, readout: torch.Tensor, channel_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Let tokens (B, T, D) say another readout (B, K), and other channels missing (B, C)."""
+        first = 1 + self.config.num_statements
+        change, channels = tokens[:, :1], tokens[:, first:]
+        return torch.cat(
+            [change, self.speak(readout), self._mark_missing(channels, channel_mask)], dim=1
+        )
+
+    def _unspoken(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Take the codes out of tokens (..., D) that are no statements: they must not say words."""
+        codes = torch.cat([self.readout_codes, self.group_codes, self.missing_codes])  # (N, D)
+        return tokens - tokens @ codes.T @ codes
+
+    def _mark_missing(self, channels: torch.Tensor, channel_mask: torch.Tensor) -> torch.Tensor:
+        """Let the tokens (B, C, D) of channels that were not imaged say so."""
+        missing = self.missing_codes[self.stain_ids].to(channels)  # (C, D)
+        return torch.where(channel_mask[..., None], channels, missing)
 
     def standardize(
         self, channel_features: torch.Tensor, control_features: torch.Tensor | None
@@ -317,6 +348,19 @@ class CellPaintingVisionTower(PreTrainedModel):
             center = control_features.median(dim=1, keepdim=True).values  # (B, 1, C, F)
         z = (channel_features - center) / self.reference_scale[self.stain_ids]
         return z.clamp(-MAX_DEVIATION, MAX_DEVIATION)
+
+
+def _needed_stains(config: CellPaintingVisionConfig) -> torch.Tensor:
+    """(K, stains) bool: what each readout needs."""
+    needs = torch.zeros(len(config.readout_groups), len(STAINS), dtype=torch.bool)
+    for row, names in enumerate(config.readout_stains):
+        needs[row, [stain_index(name) for name in names]] = True
+    return needs
+
+
+def has_structure(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Say which planes are images: (..., H, W) to (...) bool, False where all pixels are equal."""
+    return pixel_values.amax(dim=(-2, -1)) > pixel_values.amin(dim=(-2, -1))
 
 
 def _is_loaded(parameter: torch.Tensor) -> bool:

@@ -15,10 +15,10 @@ from transformers.backbone_utils import BackboneConfigMixin
 from data.errors import InputError
 from data.files import atomic_path
 from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
-from vlm.adapters import bare
 from vlm.backbone import map_widths
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.processing import CellPaintingProcessor
+from vlm.vision_tower import has_structure
 
 SITES_PER_STEP = 8  # sites that go through the backbone together
 
@@ -170,6 +170,7 @@ def open_wells(
     site_features = np.concatenate(features)
     sites_of = group_sites(pd.concat(tables, ignore_index=True), wells)
     plate_of = wells["Metadata_Plate"].map({plate: i for i, plate in enumerate(plates)}).to_numpy()
+    channel_mask = present[plate_of] & fill_blanks(site_features, sites_of, len(expected))
 
     control_median = None
     if manifest.reference == "same-plate controls":
@@ -180,7 +181,37 @@ def open_wells(
                 for i in range(len(plates))
             ]
         )
-    return WellBank(wells, site_features, sites_of, control_median, plate_of, present[plate_of])
+    return WellBank(wells, site_features, sites_of, control_median, plate_of, channel_mask)
+
+
+def fill_blanks(site_features: np.ndarray, sites_of: list[np.ndarray], channels: int) -> np.ndarray:
+    """Fill the features of blank planes, in place, and say what was imaged.
+
+    A well's blank planes (NaN, see `encode_sites`) take the mean of its other sites, and 0 where
+    all are blank.
+
+    Parameters
+    ----------
+    site_features : (N, C, F) float32 array
+    sites_of : list of int arrays
+        Rows of each well.
+    channels : int
+        C, or more with an inflated stem, whose C is one: that one then speaks for all channels.
+
+    Returns
+    -------
+    (n_wells, channels) bool array
+        False where all planes of a well are blank.
+    """
+    imaged = np.ones((len(sites_of), channels), bool)
+    for row in np.flatnonzero([np.isnan(site_features[sites, :, 0]).any() for sites in sites_of]):
+        sites = sites_of[row]
+        features = site_features[sites]  # (S, C, F)
+        blank = np.isnan(features)
+        imaged[row] = ~blank[..., 0].all(axis=0)
+        others = np.where(blank, 0.0, features).sum(axis=0) / np.maximum((~blank).sum(axis=0), 1)
+        site_features[sites] = np.where(blank, others, features)
+    return imaged
 
 
 def fit_reference(model: CellPaintingVlmForConditionalGeneration, bank: WellBank) -> None:
@@ -201,15 +232,9 @@ def fit_reference(model: CellPaintingVlmForConditionalGeneration, bank: WellBank
     )
 
 
-@torch.no_grad()
-def blank_wells(model, processor: CellPaintingProcessor, bank: WellBank) -> WellBank:
-    """Replace every site of a bank by a black image; the controls stay as they are."""
-    tower = bare(model).model.vision_tower.eval()
-    size = processor.image_processor.size
-    black = np.zeros((1, 1, bank.channel_mask.shape[1], size, size), np.uint16)
-    values = processor.image_processor.preprocess(black)["pixel_values"]
-    features = tower.encode_channels(values.to(next(tower.parameters()).device))[0].cpu().numpy()
-    return replace(bank, site_features=features, sites_of=[np.zeros(1, int)] * len(bank))
+def blank_wells(bank: WellBank) -> WellBank:
+    """Make every image of a bank black, that is: nothing was imaged; the controls stay."""
+    return replace(bank, channel_mask=np.zeros_like(bank.channel_mask))
 
 
 @torch.no_grad()
@@ -228,6 +253,7 @@ def encode_sites(
     Returns
     -------
     (N, C, F) float32 array
+        NaN for a plane whose pixels are all equal: that is no image.
     """
     tower = model.model.vision_tower.eval()
     if isinstance(tower.backbone.config, BackboneConfigMixin):  # convolutions run faster so
@@ -238,7 +264,12 @@ def encode_sites(
         with torch.no_grad():  # is set per thread
             pixels = read_pixels(sites, range(start, min(start + SITES_PER_STEP, len(sites))))
             values = processor.image_processor.preprocess(pixels[:, None])["pixel_values"]
-            return tower.encode_channels(values.to(device))[:, 0].float().cpu().numpy()
+            features = tower.encode_channels(values.to(device))  # (B, 1, C, F)
+            seen = has_structure(values)  # (B, 1, channels)
+            if features.shape[2] != seen.shape[2]:  # an inflated stem sees all at once
+                seen = seen.any(dim=2, keepdim=True)
+            blank = ~seen[..., None].to(device)
+            return features.masked_fill(blank, torch.nan)[:, 0].float().cpu().numpy()
 
     starts = range(0, len(sites), SITES_PER_STEP)
     threads = torch.get_num_threads()
@@ -260,6 +291,7 @@ def _features_key(
     config, backbone = model.config.vision_config, model.model.vision_tower.backbone
     # Which maps are taken, weights do not say.
     taken = (config.stem, config.backbone_layers, map_widths(backbone, config.backbone_layers))
+    digest.update(b"blank planes are NaN")
     digest.update(repr(taken).encode())
     for name, tensor in backbone.state_dict().items():
         digest.update(name.encode())
