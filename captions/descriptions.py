@@ -6,6 +6,7 @@ and a change for each property and direction ("dimmer", "more granular").
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from captions.facts import Fact
 from captions.slots import FACT_SLOTS, Claim, Slot
@@ -44,7 +45,7 @@ def subject(slot: Slot) -> str:
 
 
 def describe_facts(facts: Sequence[Fact], style: str = "by_subject") -> str:
-    """State facts in a few words each, in their order; facts of one subject stand together.
+    """State facts in a few words each, in their order; those of one subject in a row stand together.
 
     Parameters
     ----------
@@ -69,20 +70,19 @@ def _words(fact: Fact) -> str:
     return strength + CHANGES[fact.property, fact.direction]
 
 
-def _by_subject(facts: Sequence[Fact]) -> dict[str, list[str]]:
-    grouped: dict[str, list[str]] = {}
-    for fact in facts:
-        grouped.setdefault(subject(fact.claim.slot), []).append(_words(fact))
-    return grouped
+def _by_subject(facts: Sequence[Fact]) -> list[tuple[str, list[str]]]:
+    """Subjects in the facts' order, each with what is said of it in a row."""
+    grouped = groupby(facts, key=lambda fact: subject(fact.claim.slot))
+    return [(name, [_words(fact) for fact in own]) for name, own in grouped]
 
 
 def _describe_by_subject(facts: Sequence[Fact]) -> str:
-    return " ".join(f"{name}: {', '.join(words)}." for name, words in _by_subject(facts).items())
+    return " ".join(f"{name}: {', '.join(words)}." for name, words in _by_subject(facts))
 
 
 def _describe_in_sentences(facts: Sequence[Fact]) -> str:
     sentences = []
-    for name, words in _by_subject(facts).items():
+    for name, words in _by_subject(facts):
         verb = "are" if name in ("Nuclei", "Cells") else "is"
         sentences.append(f"{name} {verb} {' and '.join(words)}.")
     return " ".join(sentences)

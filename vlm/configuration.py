@@ -29,7 +29,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     readout_stains : sequence of K sequences of str, optional
         The stains that each readout needs: without one of them it is silent. By default none.
     num_statements : int
-        The strongest readouts become tokens, so many.
+        So many of the strongest readouts are said, with two tokens each.
     num_latents : int
         Learned queries that gather what sites and channels say together.
     num_hidden_layers, num_attention_heads, dropout
@@ -48,7 +48,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     hidden_size: int = 192
     readout_groups: tuple[int, ...] | list[int] = (0,)
     readout_stains: list[list[str]] | tuple[tuple[str, ...], ...] | None = None
-    num_statements: int = 16
+    num_statements: int = 10
     num_latents: int = 4
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
@@ -75,7 +75,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     @property
     def num_tokens(self) -> int:
         """Tokens a well: its change, its statements, one a channel (or one for all)."""
-        return 1 + self.num_statements + len(self.streams)
+        return 1 + 2 * self.num_statements + len(self.streams)
 
 
 class CellPaintingVlmConfig(LlavaConfig):

@@ -1,9 +1,9 @@
 """A projector that begins by saying words.
 
 A new projector says noise, and a language model needs thousands of steps before it listens. This
-one starts where prompts already are: the token of a statement becomes the embedding of its
-subject's name and, once its readout is beyond a threshold, of the word for its change ("Mito",
-"dimmer"); a channel that was not imaged says so. Training goes on from there.
+one starts where prompts already are: the two tokens of a statement become the embedding of its
+subject's name ("Mito") and, once its readout is beyond a threshold, of the word for its change
+("dimmer"), else of "unchanged"; a channel that was not imaged says so. Training goes on from there.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from vlm.modeling import CellPaintingVlmForConditionalGeneration
 
 RAMP = 0.1  # readouts so far below a threshold are silent, so far above it at full loudness
 SLOPE = 20.0  # GELU(20 x) / 20 is max(x, 0) with corners rounded over RAMP
+UNCHANGED = "unchanged"
 NOISE = 1e-3  # of what is not set, so that gradients differ from unit to unit
 
 
@@ -57,8 +58,8 @@ def begin_with_words(
     words = _Words(projector, model.get_input_embeddings().weight, tokenizer)
     # Codes are at right angles and of length one, so a code is also what reads it out.
     for code, (high, low) in zip(tower.readout_codes, changes, strict=True):
-        words.say_beyond(told_from, code, high)
-        words.say_beyond(told_from, -code, low)
+        words.say_beyond(told_from, code, high, UNCHANGED)
+        words.say_beyond(told_from, -code, low, UNCHANGED)
     whole = tower.readout_codes.sum(dim=0)  # reads out whichever readout a token is about
     for sign in (1, -1):
         before = None
@@ -67,6 +68,7 @@ def begin_with_words(
             before = word
     for code, name in zip(tower.group_codes, names, strict=True):
         words.say(code, name)
+    words.say(tower.change_code[0], UNCHANGED)
     for code, stain in zip(tower.missing_codes, stains, strict=True):
         words.say(code, f"{stain} was not imaged")
     words.write()

@@ -6,7 +6,7 @@
     z ── one linear map a stain, summed ──▶ change (B, D): the well's embedding is read from it
     z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer
     z, latents ──▶ readout (B, K): how much each fact slot changed; mostly linear in z
-    tokens = [change; the strongest readouts, one token each; one token a channel]: (B, T, D)
+    tokens = [change; the strongest readouts, two tokens each; one token a channel]: (B, T, D)
 
 The backbone's features are the expensive part and never change while the backbone is frozen, so
 every method after `encode_channels` also takes features that were computed before.
@@ -81,6 +81,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         self.group_codes = nn.Parameter(
             torch.zeros(max(config.readout_groups) + 1, D), requires_grad=False
         )
+        self.change_code = nn.Parameter(torch.zeros(1, D), requires_grad=False)
         self.missing_codes = nn.Parameter(torch.zeros(len(STAINS), D), requires_grad=False)
         self.feature_dropout = nn.Dropout(config.feature_dropout)
         self.channel_projection = nn.Linear(feature_size, D)
@@ -112,7 +113,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         super()._init_weights(module)
         if module is self:
             nn.init.normal_(self.latents, std=self.config.initializer_range)
-            own = (self.readout_codes, self.group_codes, self.missing_codes)  # at right angles
+            own = self._codes()
             codes = nn.init.orthogonal_(torch.cat(own))
             for parameter, values in zip(own, codes.split([len(c) for c in own]), strict=True):
                 if not _is_loaded(parameter):
@@ -291,7 +292,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         return ~lacking & channel_mask.any(dim=1, keepdim=True)
 
     def speak(self, readout: torch.Tensor) -> torch.Tensor:
-        """Write a readout as statements: its strongest entries, one token each, strongest first.
+        """Write a readout as statements: its strongest entries, strongest first.
 
         Parameters
         ----------
@@ -299,19 +300,21 @@ class CellPaintingVisionTower(PreTrainedModel):
 
         Returns
         -------
-        (B, M, D) float
-            The code of the entry's group and, as loud as the entry is, the entry's own.
+        (B, 2 M, D) float
+            Of each entry a token with the code of its group, which says what changed, and one
+            that says how: a code of its own, and the entry's as loud as the entry is.
         """
         order = readout.abs().argsort(dim=1, descending=True, stable=True)
         order = order[:, : self.config.num_statements]  # (B, M)
-        told = readout.gather(1, order)[..., None] * self.readout_codes[order]  # (B, M, D)
-        return self.group_codes[self.readout_groups[order]] + told
+        names = self.group_codes[self.readout_groups[order]]  # (B, M, D)
+        told = readout.gather(1, order)[..., None] * self.readout_codes[order]
+        return torch.stack([names, self.change_code + told], dim=2).flatten(1, 2)
 
     def with_readout(
         self, tokens: torch.Tensor, readout: torch.Tensor, channel_mask: torch.Tensor
     ) -> torch.Tensor:
         """Let tokens (B, T, D) say another readout (B, K), and other channels missing (B, C)."""
-        first = 1 + self.config.num_statements
+        first = 1 + 2 * self.config.num_statements
         change, channels = tokens[:, :1], tokens[:, first:]
         return torch.cat(
             [change, self.speak(readout), self._mark_missing(channels, channel_mask)], dim=1
@@ -319,8 +322,12 @@ class CellPaintingVisionTower(PreTrainedModel):
 
     def _unspoken(self, tokens: torch.Tensor) -> torch.Tensor:
         """Take the codes out of tokens (..., D) that are no statements: they must not say words."""
-        codes = torch.cat([self.readout_codes, self.group_codes, self.missing_codes])  # (N, D)
+        codes = torch.cat(self._codes())  # (N, D)
         return tokens - tokens @ codes.T @ codes
+
+    def _codes(self) -> list[nn.Parameter]:
+        """All that tokens are written with, at right angles to each other."""
+        return [self.readout_codes, self.group_codes, self.change_code, self.missing_codes]
 
     def _mark_missing(self, channels: torch.Tensor, channel_mask: torch.Tensor) -> torch.Tensor:
         """Let the tokens (B, C, D) of channels that were not imaged say so."""
