@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The same examples in every run, and no deadlines: a slow or busy machine fails nothing.
+settings.load_profile("ci")
 
 # Importing pycytominer switches this on for the whole process: no test may depend on who did.
 pd.options.mode.copy_on_write = True
