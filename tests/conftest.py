@@ -25,6 +25,16 @@ def shared() -> Path:
     return folder / "data"
 
 
+@pytest.fixture(scope="session")
+def two_plates(tmp_path_factory) -> Path:
+    """Raw plates, not to be changed: P1 with compounds, P2 with guides."""
+    from helpers import write_tiff_plate
+
+    folder = tmp_path_factory.mktemp("raw")
+    write_tiff_plate(folder, "P1")
+    return write_tiff_plate(folder, "P2", "crispr", seed=1)
+
+
 TRAINING = """\
 # accelerate launch scripts/train_lora.py --config training.yaml
 data: prepared
