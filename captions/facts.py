@@ -30,6 +30,7 @@ __all__ = [
     "Fact",
     "Slot",
     "claims_of",
+    "compare_with_controls",
     "facts_by_well",
     "feature_slot",
     "measure_effects",
@@ -97,7 +98,17 @@ class Fact:
         return Claim(self.compartment, self.channel, self.property, self.direction)
 
 
-def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Comparison:
+    """Wells against their controls: arrays (wells, slots), and what they were made of."""
+
+    effects: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    unlike_controls: NDArray[np.bool_]  # (wells, 1)
+    aligned: dict[Slot, tuple[list[str], NDArray[np.float64]]]
+
+
+def measure_facts(profiles: pd.DataFrame, compared: Comparison | None = None) -> pd.DataFrame:
     """Find what changed in each well, compared with the controls of its own plate.
 
     1. Score of a slot: median over its voting features (`captions.slots.feature_vote`) of
@@ -123,6 +134,8 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
         One row a well: Metadata_Plate, Metadata_Well, Metadata_control_type ("negcon" marks a
         control) and CellProfiler features as robust z. NaN counts as not measured. Replicates are
         wells with equal Metadata_broad_sample and, where there is one, Metadata_concentration.
+    compared : Comparison, optional
+        What `compare_with_controls` says of these profiles, where it is at hand.
 
     Returns
     -------
@@ -135,7 +148,7 @@ def measure_facts(profiles: pd.DataFrame) -> pd.DataFrame:
     InputError
         When a column is missing or a feature is not CellProfiler's.
     """
-    compared = _compare(profiles)
+    compared = compared or compare_with_controls(profiles)
     effects, aligned = compared.effects, compared.aligned
     q_values = _benjamini_hochberg(compared.p_values)
 
@@ -202,13 +215,15 @@ def facts_by_well(facts: pd.DataFrame) -> dict[tuple[str, str], list[Fact]]:
     return wells
 
 
-def measure_effects(profiles: pd.DataFrame) -> pd.DataFrame:
+def measure_effects(profiles: pd.DataFrame, compared: Comparison | None = None) -> pd.DataFrame:
     """Return the effect of every slot in every well, also where it is no fact, for training.
 
     Parameters
     ----------
     profiles : DataFrame
         As for `measure_facts`, which says what an effect is.
+    compared : Comparison, optional
+        Likewise.
 
     Returns
     -------
@@ -216,7 +231,8 @@ def measure_effects(profiles: pd.DataFrame) -> pd.DataFrame:
         Metadata_Plate, Metadata_Well, and a float column a slot ("cells Mito intensity"), in the
         order of `FACT_SLOTS`; NaN where a slot was not measured.
     """
-    effects = pd.DataFrame(_compare(profiles).effects, columns=EFFECT_COLUMNS)
+    compared = compared or compare_with_controls(profiles)
+    effects = pd.DataFrame(compared.effects, columns=EFFECT_COLUMNS)
     key = profiles[["Metadata_Plate", "Metadata_Well"]].reset_index(drop=True)
     return pd.concat([key, effects], axis=1)
 
@@ -226,17 +242,7 @@ def claims_of(facts: Iterable[Fact]) -> set[Claim]:
     return {fact.claim for fact in facts}
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """Wells against their controls: arrays (wells, slots), and what they were made of."""
-
-    effects: NDArray[np.float64]
-    p_values: NDArray[np.float64]
-    unlike_controls: NDArray[np.bool_]  # (wells, 1)
-    aligned: dict[Slot, tuple[list[str], NDArray[np.float64]]]
-
-
-def _compare(profiles: pd.DataFrame) -> _Comparison:
+def compare_with_controls(profiles: pd.DataFrame) -> Comparison:
     """Steps 1 to 4 of `measure_facts`."""
     for column in ("Metadata_Plate", "Metadata_Well", "Metadata_control_type"):
         if column not in profiles:
@@ -257,11 +263,11 @@ def _compare(profiles: pd.DataFrame) -> _Comparison:
             effects[rows] = scores[rows] / spread
             p_values[rows] = 2 * stats.t.sf(np.abs(effects[rows]), freedom)
             continue
-        effects[rows], p_values[rows] = _compare_with_controls(scores[rows], is_control[rows])
+        effects[rows], p_values[rows] = _compare_plate(scores[rows], is_control[rows])
         largest = np.nan_to_num(np.abs(effects[rows])).max(axis=1)
         limit = np.quantile(largest[is_control[rows]], CONTROLS_UNCHANGED, method="lower")
         unlike_controls[rows, 0] = largest > limit
-    return _Comparison(effects, p_values, unlike_controls, aligned)
+    return Comparison(effects, p_values, unlike_controls, aligned)
 
 
 def _aligned_by_slot(
@@ -287,7 +293,7 @@ def _nanmedian(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _compare_with_controls(
+def _compare_plate(
     scores: NDArray[np.float64], is_control: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Effects and p-values, each (wells of one plate, slots); NaN for a slot few controls have."""

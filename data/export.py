@@ -73,8 +73,7 @@ def export_plate(store: str | Path, barcode: str, out: str | Path, version: str 
     sites = load_sites(store, [barcode])
     table = site_table(sites)
     record = manifest.plates[barcode]
-    present = record["channels_present"]
-    stains = [s for s, imaged in zip(manifest.channels, present, strict=True) if imaged]
+    stains = manifest.imaged_stains(barcode)
     channels = [
         {
             "label": stain,
@@ -116,7 +115,7 @@ def export_plate(store: str | Path, barcode: str, out: str | Path, version: str 
         ):
             (pixels,) = read_pixels(sites, [row])
             write_image(
-                pixels[np.flatnonzero(present)],
+                pixels[np.flatnonzero(record["channels_present"])],
                 root.require_group(f"{well}/{name}"),
                 scale_factors=factors,
                 axes=_axes(record["pixel_size"]),

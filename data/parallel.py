@@ -5,13 +5,14 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from data.errors import InputError
 
@@ -59,6 +60,14 @@ def ordered_map(processes: int, scheduler: str = "", jobs: int = 1) -> Iterator[
         yield _in_order(pool, lambda: 8 * processes)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def progress(items: Iterable[Any], total: int, name: str) -> Generator[Any, None, None]:
+    """Show progress; closing the generator ends the bar's line, so that an error has its own."""
+    with tqdm(total=total, desc=name, unit="site", smoothing=0.05) as bar:
+        for item in items:
+            bar.update()
+            yield item
 
 
 def slurm_script() -> str:

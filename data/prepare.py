@@ -11,22 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from data.correction import find_correction, sample_sites
 from data.errors import InputError
 from data.files import atomic_path, locked_folder
+from data.inputs import Work, file_stamps, hash_inputs, read_stored
 from data.normalize import MEDIAN_WELL, SAME_PLATE_CONTROLS, count_missing, normalize_profiles
 from data.parallel import ordered_map
 from data.raw import Plate
-from data.shard import (
-    Failure,
-    PrepareSettings,
-    Work,
-    file_stamps,
-    find_correction,
-    hash_inputs,
-    read_stored,
-    sample_sites,
-    write_plate,
-)
+from data.shard import Failure, PrepareSettings, write_plate
 from data.splits import assign_splits, check_no_overlap
 from data.store import QC_COLUMNS, Manifest, load_manifest, plate_folder, save_manifest
 

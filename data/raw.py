@@ -1,7 +1,7 @@
 """A plate before preparation: what every source returns."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +77,10 @@ class Plate:
     profiles: Callable[[], pd.DataFrame] | None = None
     version: str = ""
     pixel_size: float | None = None
+
+    def without_tables(self) -> "Plate":
+        """Return what a worker needs: sending all wells with every site would be slow."""
+        return replace(self, wells=self.wells.iloc[:0], sites=(), profiles=None)
 
 
 def stack_planes(planes: Sequence[NDArray | None], site: Site) -> NDArray:

@@ -4,60 +4,33 @@ Beside its pixels a plate's folder has `inputs.json`: what each stored well was 
 done again only when that changed, and one that could not be read leaves the others alone.
 """
 
-import hashlib
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from data.correction import hash_correction
 from data.errors import InputError
 from data.files import atomic_path
-from data.illumination import estimate_illumination
+from data.inputs import Inputs, Work
 from data.measure import well_profile
-from data.normalize import SAME_PLATE_CONTROLS
-from data.parallel import OrderedMap
-from data.raw import Plate, Site
-from data.site import (
-    Correction,
-    SiteTask,
-    attempt,
-    count_intensities,
-    draw_light,
-    percentiles_of_counts,
-    process_site,
-    sample_site,
-)
+from data.parallel import OrderedMap, progress
+from data.raw import Plate
+from data.site import Correction, SiteTask, attempt, process_site
 from data.store import (
-    FORMAT,
     QC_COLUMNS,
     PlateRecord,
-    checksum,
     plate_folder,
     read_site_table,
     stored_rows,
     write_sites,
 )
-
-ILLUMINATION_SITES = 64
-"""At most this many sites, evenly spread, estimate a plate's light, beside the reference sites."""
-
-FEWEST_ILLUMINATION_SITES = 16
-"""With fewer sites the estimate is worse than no correction (measured on simulated plates)."""
-
-REFERENCE_SITES = 64
-"""At most this many control sites a plate, evenly spread, give background and bright end."""
-
-REFERENCE_PIXELS = 8_000_000
-"""About so many pixels a channel are enough for the 99.9 percentile: of large images every second
-or third pixel is taken."""
 
 
 @dataclass(frozen=True)
@@ -123,176 +96,6 @@ class Failure:
     error: str
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Hashes of all that a plate's prepared pixels and features depend on.
-
-    Attributes
-    ----------
-    settings : str
-        Of the settings, the stains and the published functions.
-    wells : dict
-        Well to the hash of its files and its row of the table.
-    """
-
-    settings: str
-    wells: dict[str, str]
-
-    def digest(self) -> str:
-        """Return one hash of everything."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An intact plate in the store: its record, and what its wells were made from."""
-
-    record: PlateRecord
-    inputs: Inputs
-    correction: str
-
-
-@dataclass(frozen=True)
-class Work:
-    """A plate as it should be (inputs) and as the store has it."""
-
-    plate: Plate
-    inputs: Inputs
-    stored: Stored | None
-
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing to do."""
-        return self.stored is not None and self.stored.record["settings"] == self.inputs.digest()
-
-    def reusable(self, correction: str | None = None) -> set[str]:
-        """Return the stored wells that are still right; with a correction: if it holds now."""
-        if self.stored is None or self.stored.inputs.settings != self.inputs.settings:
-            return set()
-        if correction not in (None, self.stored.correction):
-            return set()
-        wells = self.stored.inputs.wells
-        return {well for well in wells if wells[well] == self.inputs.wells.get(well)}
-
-
-def hash_inputs(plate: Plate, choices: tuple) -> Inputs:
-    """Hash what a plate is made from; `choices` are the settings that its pixels depend on."""
-    seen = (plate.channels, plate.channels_present, plate.version, plate.pixel_size)
-    settings = repr((FORMAT, *seen, choices))
-    rows = plate.wells.itertuples(index=False, name=None)
-    digests = {
-        well: hashlib.sha256(repr(row).encode())
-        for well, row in zip(plate.wells["Metadata_Well"], rows, strict=True)
-    }
-    for site in plate.sites:
-        digest = digests[site.well]
-        digest.update(repr((site.number, site.position, file_stamps(site))).encode())
-        if not any(site.files):  # pixels that were given, not read
-            digest.update(plate.read(site).tobytes())
-    return Inputs(
-        hashlib.sha256(settings.encode()).hexdigest(),
-        {well: digest.hexdigest() for well, digest in digests.items()},
-    )
-
-
-def file_stamps(site: Site) -> list[tuple[str, int, str]]:
-    """Return name, size in bytes and version of each file of a site; -1 bytes where it is gone."""
-    files = [file for file in site.files if file is not None]
-    nuclei = [_stamp(site.nuclei)] if site.nuclei else []
-    if site.objects:
-        return nuclei + [
-            (Path(file).name, size, version)
-            for file, (size, version) in zip(files, site.objects, strict=True)
-        ]
-    return nuclei + [_stamp(Path(file)) for file in files]
-
-
-def read_stored(out: Path, barcode: str, record: PlateRecord | None) -> Stored | None:
-    """Return what is known of a plate in the store; None when it is absent or damaged."""
-    folder = plate_folder(out, barcode)
-    path = folder / "inputs.json"
-    if record is None or not path.is_file() or checksum(folder) != record["sha256"]:
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return Stored(record, Inputs(content["settings"], content["wells"]), content["correction"])
-
-
-def sample_sites(plates: Sequence[Plate], reference: str) -> list[tuple[Plate, Site, bool]]:
-    """Choose the sites that a correction is estimated from; True for those of reference wells."""
-    chosen = []
-    for plate in plates:
-        controls = plate.wells["Metadata_control_type"] == "negcon"
-        names = set(plate.wells["Metadata_Well"][controls])
-        if reference != SAME_PLATE_CONTROLS:
-            names = set(plate.wells["Metadata_Well"])
-        found = _spread([site for site in plate.sites if site.well in names], REFERENCE_SITES)
-        light: list[Site] = []
-        if (
-            reference == SAME_PLATE_CONTROLS
-            and plate.illumination is None
-            and len(plate.sites) >= FEWEST_ILLUMINATION_SITES
-        ):
-            light = _spread(list(plate.sites), ILLUMINATION_SITES)
-        slim = _without_tables(plate)
-        references, either = set(found), {*found, *light}
-        chosen += [(slim, site, site in references) for site in plate.sites if site in either]
-    return chosen
-
-
-def find_correction(plates: Sequence[Plate], reference: str, mapped: OrderedMap) -> Correction:
-    """Estimate illumination, then background and bright end of the reference's corrected pixels.
-
-    Parameters
-    ----------
-    plates : sequence of Plate
-        One, or all of a data set that is its own reference.
-    reference : str
-        See `data.normalize`.
-    mapped : callable
-        From `ordered_map`.
-
-    Raises
-    ------
-    InputError
-        When no reference site can be read.
-    """
-    first = plates[0]
-    name = first.barcode if len(plates) == 1 else "all plates"
-    sites = sample_sites(plates, reference)
-    shape = _find_shape(sites)
-    used = sum(is_reference for *_, is_reference in sites)
-    step = max(1, int((used * shape[0] * shape[1] / REFERENCE_PIXELS) ** 0.5))
-    tasks = [(plate, site, shape, step) for plate, site, _ in sites]
-    found = mapped(partial(attempt, sample_site), tasks)
-    grids, pixels = [], []
-    for (plate, _, is_reference), sample in zip(
-        sites, progress(found, len(sites), f"{name} sample"), strict=True
-    ):
-        if isinstance(sample, InputError):  # reported when the site's turn comes
-            continue
-        grids.append(sample[0])
-        if is_reference:
-            pixels.append((plate, sample[1]))
-    if not pixels:
-        raise InputError(f"{name}: no site of a reference well can be read")
-    estimate = (
-        reference == SAME_PLATE_CONTROLS
-        and first.illumination is None
-        and len(first.sites) >= FEWEST_ILLUMINATION_SITES
-    )
-    illumination = estimate_illumination(grids) if estimate else None
-    counts = np.zeros((len(first.channels), 65536), np.int64)
-    light, light_of = None, None
-    for plate, sample in pixels:
-        if plate.barcode != light_of:
-            light, light_of = draw_light(plate.illumination, illumination, shape), plate.barcode
-            light = light if light is None else light[:, ::step, ::step]
-        for total, count in zip(counts, count_intensities(sample, light), strict=True):
-            total[: len(count)] += count
-    background, bright = percentiles_of_counts(counts).T
-    return Correction(shape, illumination, background, bright)
-
-
 def write_plate(
     work: Work, out: Path, correction: Correction, settings: PrepareSettings, mapped: OrderedMap
 ) -> tuple[PlateRecord, list[Failure]]:
@@ -320,11 +123,11 @@ def write_plate(
         When no well could be read: then nothing is written.
     """
     plate, inputs = work.plate, work.inputs
-    digest = _hash_correction(correction)
+    digest = hash_correction(correction)
     kept = work.reusable(digest)
     old = plate_folder(out, plate.barcode)
     todo = [site for site in plate.sites if site.well not in kept]
-    slim = _without_tables(plate)
+    slim = plate.without_tables()
     tasks = (
         SiteTask(
             slim,
@@ -375,14 +178,6 @@ def write_plate(
         settings=made.digest() if complete else "",
     )
     return record, failures
-
-
-def progress(items: Iterable[Any], total: int, name: str) -> Generator[Any, None, None]:
-    """Show progress; closing the generator ends the bar's line, so that an error has its own."""
-    with tqdm(total=total, desc=name, unit="site", smoothing=0.05) as bar:
-        for item in items:
-            bar.update()
-            yield item
 
 
 def _merge_rows(
@@ -438,38 +233,3 @@ def _stored_pixel_size(
         return None
     side = min(*shape, settings.crop or max(shape)) // settings.tiles
     return plate.pixel_size * side / settings.size
-
-
-def _stamp(file: Path) -> tuple[str, int, str]:
-    try:
-        stat = file.stat()
-    except FileNotFoundError:
-        return file.name, -1, ""
-    return file.name, stat.st_size, str(stat.st_mtime_ns)
-
-
-def _find_shape(sites: Sequence[tuple[Plate, Site, bool]]) -> tuple[int, ...]:
-    """Return (H, W) of the first site that can be read."""
-    complaint = ""
-    for plate, site, _ in sites[:FEWEST_ILLUMINATION_SITES]:
-        try:
-            return plate.read(site).shape[1:]
-        except InputError as error:
-            complaint = complaint or str(error)
-    raise InputError(complaint or "there is no site of a reference well")
-
-
-def _spread(sites: list[Site], most: int) -> list[Site]:
-    return sites[:: -(-len(sites) // most)] if sites else []
-
-
-def _hash_correction(correction: Correction) -> str:
-    digest = hashlib.sha256(repr(correction.shape).encode())
-    for array in (correction.illumination, correction.background, correction.bright):
-        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _without_tables(plate: Plate) -> Plate:
-    """Return what a worker needs of a plate: sending all wells with every site would be slow."""
-    return replace(plate, wells=plate.wells.iloc[:0], sites=(), profiles=None)

@@ -95,6 +95,11 @@ class Manifest:
     features: dict[str, int] = field(default_factory=dict)
     format: int = FORMAT
 
+    def imaged_stains(self, barcode: str) -> list[str]:
+        """Return the stains that a plate was imaged in."""
+        present = self.plates[barcode]["channels_present"]
+        return [stain for stain, there in zip(self.channels, present, strict=True) if there]
+
 
 def load_manifest(folder: str | Path) -> Manifest:
     """Read the manifest of a prepared store.

@@ -14,7 +14,7 @@ import pandas as pd
 from _cli import parse_config, run_main
 
 from captions.dialogues import QUESTIONS_PER_WELL, build_dialogues
-from captions.facts import measure_effects, measure_facts
+from captions.facts import compare_with_controls, measure_effects, measure_facts
 from captions.knowledge import Knowledge, describe_reagents, load_knowledge
 from captions.knowledge.drugbank import find_drugbank, read_full
 from captions.knowledge.tables import split_list
@@ -86,7 +86,8 @@ def main() -> None:
     manifest = load_manifest(options.data)
     wells = load_wells(options.data)
     profiles = load_profiles(options.data, normalized=True)
-    facts, effects = measure_facts(profiles), measure_effects(profiles)
+    compared = compare_with_controls(profiles)
+    facts, effects = measure_facts(profiles, compared), measure_effects(profiles, compared)
     knowledge = gather_knowledge(options, wells)
     reagents, unknown = describe_reagents(wells, knowledge, options.clean_smiles)
     genes = knowledge.look_up_genes(listed_targets(wells))
@@ -106,15 +107,8 @@ def main() -> None:
     if options.strict and problems:
         shown = [f"{name}: {len(found)} ({found[0]})" for name, found in problems.items()]
         raise InputError(f"strict: {'; '.join(shown)}; mend the tables, or leave out --strict")
-    channels_present = {
-        barcode: [
-            stain
-            for stain, present in zip(manifest.channels, plate["channels_present"], strict=True)
-            if present
-        ]
-        for barcode, plate in manifest.plates.items()
-    }
-    dialogues = build_dialogues(wells, facts, channels_present, options.seed, options.questions)
+    imaged = {barcode: manifest.imaged_stains(barcode) for barcode in manifest.plates}
+    dialogues = build_dialogues(wells, facts, imaged, options.seed, options.questions)
 
     folder = Path(options.data) / "captions"
     tables = {

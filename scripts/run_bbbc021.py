@@ -8,7 +8,6 @@ of their mechanism, and are their descriptions true?
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from _cli import parse_config, run_main
+from _commands import run, script, training
 
 from data.files import atomic_path
 from data.store import load_wells
@@ -33,7 +33,6 @@ from eval.run_metrics import (
 from eval.run_report import claims_table, well_blocks, write_run_report
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "scripts"
 MECHANISM = "Metadata_moa"
 REPRESENTATIONS = {"embedding": "embedding", "imagenet": "backbone", "untrained": "untrained"}
 
@@ -59,11 +58,12 @@ def main() -> None:
     (config,) = parse_config(Bbbc021Config)
     out = Path(config.out).resolve()
     data = out / "prepared"
-    run_script(
+    prepare = script(
         "prepare_data.py", "--source", "bbbc021", "--input", config.input,
         "--out", str(data), "--size", str(config.size),
     )  # fmt: skip
-    run_script("build_captions.py", "--data", str(data))
+    run(prepare)
+    run(script("build_captions.py", "--data", str(data)))
     folds = list(compound_folds(load_wells(data)))[: config.folds]
     for number, (held_out, _) in enumerate(folds):
         run_fold(config, out / f"fold_{number}", data, held_out)
@@ -80,40 +80,31 @@ def compound_folds(wells: pd.DataFrame) -> Iterator[tuple[list[str], list[str]]]
         seen.update(held_out)
 
 
-def run_script(name: str, *words: str) -> None:
-    """Run another script; end with its exit code when it fails."""
-    finished = subprocess.run([sys.executable, str(SCRIPTS / name), *words])
-    if finished.returncode:
-        sys.exit(finished.returncode)
-
-
-def run_fold(config: Bbbc021Config, run: Path, data: Path, held_out: list[str]) -> None:
+def run_fold(config: Bbbc021Config, out: Path, data: Path, held_out: list[str]) -> None:
     """Train one fold and write its embeddings and descriptions."""
-    if (run / "descriptions_blank.parquet").exists():
+    if (out / "descriptions_blank.parquet").exists():
         return
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
     query = f"Metadata_replicate == 1 and Metadata_broad_sample not in {held_out}"
-    finished = subprocess.run(
-        [
-            *launch, str(SCRIPTS / "train_lora.py"), "--config", config.training,
-            "--data", str(data), "--out", str(run), "--train_query", query,
-            *config.train_options.split(),
-        ]
+    run(
+        training(
+            "--config", config.training, "--data", str(data), "--out", str(out),
+            "--train_query", query, *config.train_options.split(),
+        )
     )  # fmt: skip
-    if finished.returncode:
-        sys.exit(finished.returncode)
-    wells = ("--model", str(run), "--data", str(data), "--query")
+    wells = ("--model", str(out), "--data", str(data), "--query")
     for name, representation in REPRESENTATIONS.items():
-        run_script(
+        embed = script(
             "embed_wells.py", *wells, "Metadata_replicate == 2",
-            "--representation", representation, "--out", str(run / f"{name}.parquet"),
+            "--representation", representation, "--out", str(out / f"{name}.parquet"),
         )  # fmt: skip
+        run(embed)
     asked = f"Metadata_replicate == 2 and Metadata_broad_sample in {held_out}"
     for suffix, blank in (("", "false"), ("_blank", "true")):
-        run_script(
+        describe = script(
             "describe_well.py", *wells, asked, "--blank", blank,
-            "--out", str(run / f"descriptions{suffix}.parquet"),
+            "--out", str(out / f"descriptions{suffix}.parquet"),
         )  # fmt: skip
+        run(describe)
 
 
 def refuse_leaked_compounds(run: Path, data: Path, held_out: list[str]) -> None:

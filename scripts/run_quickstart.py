@@ -7,8 +7,6 @@ after an interruption: finished stages are not repeated.
 """
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,13 +14,13 @@ from pathlib import Path
 
 import psutil
 from _cli import parse_config, run_main
+from _commands import run, script, training
 
 from data.errors import InputError
 from data.files import atomic_path
 from data.phenotypes import HELD_OUT_TARGETS, INACTIVE_GENES
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "scripts"
 TEST_WELLS = "Metadata_split == 'test'"
 STAGES = ("simulate", "prepare", "captions", "train", "evaluate")
 
@@ -72,9 +70,7 @@ def run_stages(config: QuickstartConfig) -> None:
         with PeakMemory() as memory:
             for command in stage_commands(stage, config, out):
                 print(f"\n$ {' '.join(command)}", flush=True)
-                finished = subprocess.run(command)
-                if finished.returncode:
-                    sys.exit(finished.returncode)
+                run(command)
         record["seconds"][stage] = round(time.monotonic() - started, 1)
         record["seconds"]["install"] = config.install_seconds
         record["peak_memory_gb"] = round(max(record["peak_memory_gb"], memory.peak_gb), 2)
@@ -86,10 +82,6 @@ def run_stages(config: QuickstartConfig) -> None:
 def stage_commands(stage: str, config: QuickstartConfig, out: Path) -> list[list[str]]:
     """Return the commands of a stage, as lists of words."""
     raw, prepared = str(out / "raw"), str(out / "prepared")
-
-    def script(name: str, *words: str) -> list[str]:
-        return [sys.executable, str(SCRIPTS / name), *words]
-
     wells = ("--model", str(out), "--data", prepared)
     commands = {
         "simulate": [script("simulate_plates.py", "--config", config.simulation, "--out", raw)],
@@ -101,11 +93,7 @@ def stage_commands(stage: str, config: QuickstartConfig, out: Path) -> list[list
         ],
         "captions": [script("build_captions.py", "--data", prepared)],
         "train": [
-            [
-                sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu",
-                str(SCRIPTS / "train_lora.py"), "--config", config.training,
-                "--data", prepared, "--out", str(out),
-            ]
+            training("--config", config.training, "--data", prepared, "--out", str(out))
         ],
         "evaluate": [
             script("embed_wells.py", *wells, "--out", str(out / "embeddings.parquet")),

@@ -354,11 +354,8 @@ def describe_examples(
     """
     tokens = well_tokens(model, bank)
     measured = pd.read_parquet(captions_file(config.data, "dialogues")).merge(bank.wells[KEY])
-    channels = load_manifest(config.data).channels
-    imaged = [
-        [stain for stain, is_there in zip(channels, mask, strict=True) if is_there]
-        for mask in bank.channel_mask
-    ]
+    manifest = load_manifest(config.data)
+    imaged = [manifest.imaged_stains(barcode) for barcode in bank.wells["Metadata_Plate"]]
     lessons, readouts = draw_lessons(well_readouts(model, bank), imaged, config.lessons, seed)
     tower = bare(model).model.vision_tower
     left = [[stain in imaged for stain in channels] for imaged in lessons.pop("imaged")]

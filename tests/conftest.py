@@ -1,12 +1,18 @@
 """Fixtures that every test may use."""
 
 import os
+import runpy
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The same examples in every run, and no deadlines: a slow or busy machine fails nothing.
+settings.load_profile("ci")
 
 # Importing pycytominer switches this on for the whole process: no test may depend on who did.
 pd.options.mode.copy_on_write = True
@@ -19,6 +25,37 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"real data not found: {folder}/data (set MORPHOCLIP_SHARED)")
     return folder / "data"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a script in this process: (exit code, what it printed, its one error line or "")."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+
+    def run_script(name: str, *arguments: object) -> tuple[int, str, str]:
+        script = str(ROOT / "scripts" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        printed = capsys.readouterr()
+        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == (1 if code else 0), printed.err
+        return code, printed.out, "".join(errors)
+
+    return run_script
+
+
+@pytest.fixture(scope="session")
+def two_plates(tmp_path_factory) -> Path:
+    """Raw plates, not to be changed: P1 with compounds, P2 with guides."""
+    from helpers import write_tiff_plate
+
+    folder = tmp_path_factory.mktemp("raw")
+    write_tiff_plate(folder, "P1")
+    return write_tiff_plate(folder, "P2", "crispr", seed=1)
 
 
 TRAINING = """\

@@ -130,15 +130,14 @@ class BadNetwork:
     """An HTTP proxy before an S3 server that spoils the answers to chosen files.
 
     `faults` maps the end of a key to what happens to its next requests, in order: a status (503),
-    "drop" (the connection breaks in the middle of the body), "stall" (nothing more comes for
-    `stall` seconds), "slow" (half a second, then the answer). The last one is repeated for ever
-    when the list ends with "always". What is not listed passes.
+    "drop" (the connection breaks in the middle of the body), "stall" (there nothing more comes,
+    until the client gives up), "slow" (half a second, then the answer). The last one is repeated
+    for ever when the list ends with "always". What is not listed passes.
     """
 
     def __init__(self, port: int) -> None:
         self.faults: dict[str, list] = {}
         self.asked: list[str] = []
-        self.stall = 3.0
         network = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -191,7 +190,7 @@ class BadNetwork:
         if fault in ("drop", "stall"):
             self.send(handler, response.status, headers, body[: len(body) // 2], str(len(body)))
             if fault == "stall":
-                time.sleep(self.stall)
+                handler.connection.recv(1)
             handler.close_connection = True
             return
         self.send(handler, response.status, headers, body, length)

@@ -1,36 +1,14 @@
 """The script that writes a store's texts, run as a user runs it."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
 from test_facts import FEATURES, gaussian_plates
 
 from data.channels import CHANNELS
 from data.store import FORMAT
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the script in this process: (exit code, what it printed, its error lines)."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-
-    def run_script(*arguments: object) -> tuple[int, str, list[str]]:
-        script = str(ROOT / "scripts" / "build_captions.py")
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err.splitlines()
-
-    return run_script
 
 
 @pytest.fixture
@@ -69,8 +47,8 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_the_tables_are_written(run, store):
-    code, printed, errors = run("--data", store, "--mask", "pathway", "function")
-    assert (code, errors) == (0, [])
+    code, printed, error = run("build_captions", "--data", store, "--mask", "pathway", "function")
+    assert (code, error) == (0, "")
     facts, prompts, dialogues = (
         pd.read_parquet(store / "captions" / f"{name}.parquet")
         for name in ("facts", "prompts", "dialogues")
@@ -113,8 +91,8 @@ def test_what_is_unknown_or_refused_is_counted_and_fatal_only_when_asked(run, st
     annotation = tmp_path / "annotation"
     annotation.mkdir()
     (annotation / "ReactomePathways.gmt").write_text("")
-    code, printed, errors = run("--data", store, "--annotation", annotation)
-    assert (code, errors) == (0, [])
+    code, printed, error = run("build_captions", "--data", store, "--annotation", annotation)
+    assert (code, error) == (0, "")
     problems = json.loads((store / "captions" / "report.json").read_text())["problems"]
     assert {name: found["count"] for name, found in problems.items()} == {
         "table_empty": 1,
@@ -124,9 +102,9 @@ def test_what_is_unknown_or_refused_is_counted_and_fatal_only_when_asked(run, st
         "prompt_field_left_out": 1,
     }
     assert "notice: smiles_refused (1): BRD-1 (novel): C1CC" in printed
-    code, _, errors = run("--data", store, "--annotation", annotation, "--strict")
-    assert (code, len(errors)) == (2, 1)
-    assert "strict: table_empty: 1 (Reactome)" in errors[0]
+    code, _, error = run("build_captions", "--data", store, "--annotation", annotation, "--strict")
+    assert code == 2
+    assert "strict: table_empty: 1 (Reactome)" in error
 
 
 def test_training_prompts_do_not_mention_what_is_held_out(run, store):
@@ -143,7 +121,7 @@ def test_training_prompts_do_not_mention_what_is_held_out(run, store):
     manifest["plates"]["P2"] = manifest["plates"]["P1"]
     (store / "manifest.json").write_text(json.dumps(manifest))
     # AZD8055 is held out and an mTOR inhibitor, as torin-1 is: its mechanism is masked there.
-    assert run("--data", store)[0] == 0
+    assert run("build_captions", "--data", store)[0] == 0
     prompts = pd.read_parquet(store / "captions" / "prompts.parquet")
     mechanisms = prompts.set_index("Metadata_broad_sample")["mechanism"]
     assert mechanisms.to_dict() == {
@@ -151,7 +129,7 @@ def test_training_prompts_do_not_mention_what_is_held_out(run, store):
         "BRD-2": "mTOR inhibitor, target PIK3CA",
         "DMSO": "",
     }
-    assert run("--data", store, "--mask_held_out", "false")[0] == 0
+    assert run("build_captions", "--data", store, "--mask_held_out", "false")[0] == 0
     prompts = pd.read_parquet(store / "captions" / "prompts.parquet")
     assert (prompts["mechanism"] != "").sum() == 2
 
@@ -161,13 +139,13 @@ def test_training_prompts_do_not_mention_what_is_held_out(run, store):
 )
 def test_an_unprepared_folder_is_one_clear_line(run, store, missing):
     (store / missing).unlink()
-    code, _, errors = run("--data", store)
-    assert (code, len(errors)) == (2, 1)
-    assert missing in errors[0]
+    code, _, error = run("build_captions", "--data", store)
+    assert code == 2
+    assert missing in error
     assert not (store / "captions").exists()
 
 
 def test_an_unknown_field_is_one_clear_line(run, store):
-    code, _, errors = run("--data", store, "--mask", "smell")
-    assert (code, len(errors)) == (2, 1)
-    assert "'smell'" in errors[0]
+    code, _, error = run("build_captions", "--data", store, "--mask", "smell")
+    assert code == 2
+    assert "'smell'" in error

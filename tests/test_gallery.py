@@ -110,12 +110,17 @@ def network(server: tuple[int, Any], monkeypatch: pytest.MonkeyPatch) -> Iterato
     proxy = BadNetwork(server[0])
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     monkeypatch.setattr(data.remote, "WAIT", 0.05)
-    monkeypatch.setattr(data.remote, "TIMEOUT", 1)
     data.remote.open_filesystem.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
     yield proxy
     proxy.server.shutdown()
     data.remote.open_filesystem.cache_clear()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that soon gives up waiting, and yet waits for a busy machine's healthy answers."""
+    monkeypatch.setattr(data.remote, "TIMEOUT", 4)
 
 
 def prepare_cpjump1(out: Path, root: str | Path = BUCKET, **options: object) -> bool:
@@ -226,6 +231,7 @@ def test_modality_and_wells_without_controls(gallery: Path, tmp_path: Path) -> N
 FAULTS = ["truncated", "corrupt", "gone", "404", "503", "drop", "stall"]
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_costs_its_well_and_is_repaired(
     fault: str,
@@ -275,6 +281,7 @@ def test_a_fault_costs_its_well_and_is_repaired(
     assert load_failures(out).empty
 
 
+@pytest.mark.usefixtures("impatient")
 def test_passing_faults_are_not_noticed(network: BadNetwork, tmp_path: Path) -> None:
     network.faults = {
         image_name("A01", 1, 1): [503, 503],

@@ -62,25 +62,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, folder):
-    """Run a script in this process: (exit code, what it printed, its last error line)."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+def run(run, monkeypatch, folder):
+    """Run a script in this process, in the folder: (exit code, what it printed, error line)."""
     monkeypatch.chdir(folder)
-
-    def run_script(name: str, *arguments: object) -> tuple[int, str, str]:
-        script = str(ROOT / "scripts" / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-        assert len(errors) == (1 if code else 0), printed.err
-        return code, printed.out, errors[0] if errors else ""
-
-    return run_script
+    return run
 
 
 @pytest.fixture

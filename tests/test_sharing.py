@@ -1,9 +1,7 @@
 """What leaves the machine: merged models, the model card, the hub."""
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -11,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT
 from hub import local_hub
 from transformers import AutoModelForImageTextToText
 
@@ -22,27 +19,6 @@ from vlm.adapters import DESCRIBE, bare, load_model
 from vlm.describe import describe
 from vlm.instruct import well_embeddings, well_tokens
 from vlm.wells import open_wells
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a script in this process: exit code, output, the error line."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-
-    def run_script(name: str, *arguments: object) -> tuple[int, str, str]:
-        script = str(ROOT / "scripts" / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-        return code, printed.out, "".join(errors)
-
-    return run_script
-
 
 METRICS = {
     "matching": {

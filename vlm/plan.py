@@ -188,12 +188,20 @@ class Step:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Count the bytes of all tensors that were made inside and still live."""
+    """Count the bytes of all tensors that were made inside and still live.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    held : list of Tensor
+        Made before: views of them, such as a transposed weight, are nothing new.
+    """
+
+    def __init__(self, held: list[torch.Tensor]) -> None:
         super().__init__()
         self.live = self.peak = 0
         self._known = WeakIdKeyDictionary()
+        for tensor in held:
+            self._known[tensor.untyped_storage()] = 0
 
     def __torch_dispatch__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -278,7 +286,7 @@ def count_phase(
     trained = [p for p in model.parameters() if p.requires_grad]
     tensors = _unique([*model.parameters(), *model.buffers()])
     held = sum(tensor.nbytes for tensor in tensors)
-    with LiveBytes() as counter:
+    with LiveBytes(tensors) as counter:
         states = [torch.zeros(2, *p.shape) for p in trained]  # AdamW's, from the second step on
         with torch.autocast("cpu", torch.bfloat16, enabled=step.bf16):
             value = loss()

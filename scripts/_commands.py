@@ -1,0 +1,25 @@
+"""Other scripts as commands, as a user would type them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent
+
+
+def script(name: str, *words: str) -> list[str]:
+    """Return the words that run a script with this Python."""
+    return [sys.executable, str(SCRIPTS / name), *words]
+
+
+def training(*words: str) -> list[str]:
+    """Return the words that train in one process on a CPU, through accelerate's launcher."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+    return [*launcher, str(SCRIPTS / "train_lora.py"), *words]
+
+
+def run(command: list[str]) -> None:
+    """Run a command; end with its exit code when it fails."""
+    finished = subprocess.run(command)
+    if finished.returncode:
+        sys.exit(finished.returncode)
