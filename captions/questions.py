@@ -105,13 +105,14 @@ def questions(
     for slot in FACT_SLOTS:
         lacking = [stain for stain in needed_stains(slot) if stain not in imaged]
         if not lacking:
-            asked[_direction_question(slot)] = partial(ask_direction, slot)
+            asked[direction_question(slot)] = partial(ask_direction, slot)
         elif lacking[0] in missing and lacking[0] in CHANNELS:
-            asked[_direction_question(slot)] = partial(ask_missing_channel, lacking[0])
+            asked[direction_question(slot)] = partial(ask_missing_channel, lacking[0])
     return asked
 
 
-def _direction_question(slot: Slot) -> str:
+def direction_question(slot: Slot) -> str:
+    """Ask in which direction a slot changed: "Are the nuclei larger or smaller?"."""
     name = subject(slot)
     verb, shown = ("Are", f"the {name.lower()}") if name in ("Nuclei", "Cells") else ("Is", name)
     if slot.property == "count":

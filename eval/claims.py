@@ -1,7 +1,7 @@
 """Scores of claims: whether the changes that a description states are those that were measured."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,11 @@ from captions.facts import Claim
 Claims = Sequence[set[Claim]]
 """One set of claims a well."""
 
+Strengths = Sequence[Mapping[Claim, str]]
+"""One mapping a well: each claim with its strength word."""
+
 SCORES = ("precision", "recall", "f1", "direction_accuracy")
+SILENCE = ("abstention_precision", "abstention_recall", "claims_an_unchanged_well")
 
 # Columns of `_count_claims`.
 _SAID, _RIGHT, _TO_SAY, _FOUND, _CHANGED = range(5)
@@ -81,12 +85,137 @@ def score_intervals(
         (low, high) for each of `SCORES`.
     """
     counts = _count_claims(predicted, measured, measured if to_say is None else to_say)
+    drawn = _ratios(resample_reagents(counts, reagents, draws, seed))
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(SCORES)}
+
+
+def resample_reagents(
+    counts: NDArray, reagents: Sequence[str], draws: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Draw reagents with replacement, all wells of one together, and add up their counts.
+
+    Parameters
+    ----------
+    counts : (n_wells, k) array
+    reagents : sequence of str
+        The reagent of each well.
+    draws, seed : int
+
+    Returns
+    -------
+    (draws, k) float array
+    """
     by_reagent = pd.DataFrame(counts).groupby(np.asarray(reagents)).sum().to_numpy()
     n = len(by_reagent)
-    resamples = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
-    tail = (1 - level) / 2
-    low, high = np.quantile(_ratios(resamples @ by_reagent), [tail, 1 - tail], axis=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(SCORES)}
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    return (times @ by_reagent).astype(np.float64)
+
+
+def score_strength(
+    predicted: Strengths, measured: Strengths, reagents: Sequence[str] | None = None
+) -> dict[str, float | tuple[float, float]]:
+    """Score strength words, pooled over wells: of the right claims, how many have the measured one.
+
+    Parameters
+    ----------
+    predicted, measured : one mapping of claims to strength words a well
+    reagents : sequence of str, optional
+        Of each well, for an interval over them (95 %, percentile bootstrap).
+
+    Returns
+    -------
+    dict
+        strength_agreement (0 without right claims) and, with reagents, its interval.
+    """
+    _same_length(predicted=predicted, measured=measured)
+    counts = np.array(
+        [
+            [len(said.keys() & true.keys()), len(said.items() & true.items())]
+            for said, true in zip(predicted, measured, strict=True)
+        ]
+    ).reshape(-1, 2)
+    right, agree = counts.sum(axis=0)
+    found: dict[str, float | tuple[float, float]] = {
+        "strength_agreement": float(agree / right) if right else 0.0
+    }
+    if reagents is not None:
+        drawn = resample_reagents(counts, reagents)
+        low, high = np.quantile(drawn[:, 1] / np.maximum(drawn[:, 0], 1), [0.025, 0.975])
+        found["interval"] = (float(low), float(high))
+    return found
+
+
+def score_silence(predicted: Claims, measured: Claims) -> dict[str, float]:
+    """Score silence against what was measured; `score_abstention` asks for the truth instead.
+
+    Parameters
+    ----------
+    predicted, measured : one set of claims a well
+
+    Returns
+    -------
+    dict
+        abstention_precision: share of silent wells in which nothing was measured to change.
+        abstention_recall: share of such wells that are silent. claims_an_unchanged_well: claims,
+        all of them false, a well in which nothing changed. NaN where there are no such wells.
+    """
+    _same_length(predicted=predicted, measured=measured)
+    said = np.array([len(claims) for claims in predicted])
+    silent, unchanged = said == 0, np.array([not claims for claims in measured], bool)
+    return {
+        "abstention_precision": _mean(unchanged[silent]),
+        "abstention_recall": _mean(silent[unchanged]),
+        "claims_an_unchanged_well": _mean(said[unchanged]),
+    }
+
+
+def _mean(values: NDArray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def score_calibration(
+    confidences: Sequence[float], right: Sequence[bool], bins: int = 10
+) -> dict[str, float | list[dict[str, float]]]:
+    """Compare how sure a model was of its claims with how often they were right.
+
+    Parameters
+    ----------
+    confidences : sequence of float
+        Of each claim, in [0, 1]; NaN is left out.
+    right : sequence of bool
+    bins : int
+        Of equal width.
+
+    Returns
+    -------
+    dict
+        expected_calibration_error: sum over bins of n_b / n x |accuracy_b - mean confidence_b|
+        (Naeini, Cooper and Hauskrecht 2015); NaN without claims. n: claims. reliability: the bins
+        that hold any, each with low, high, n, confidence, accuracy.
+    """
+    _same_length(confidences=confidences, right=right)
+    sure, is_right = np.asarray(confidences, float), np.asarray(right, bool)
+    known = np.isfinite(sure)
+    sure, is_right = sure[known], is_right[known]
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    table = [
+        {
+            "low": b / bins,
+            "high": (b + 1) / bins,
+            "n": int((place == b).sum()),
+            "confidence": float(sure[place == b].mean()),
+            "accuracy": float(is_right[place == b].mean()),
+        }
+        for b in np.unique(place).tolist()
+    ]
+    error = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in table)
+    return {
+        "expected_calibration_error": error / len(sure) if len(sure) else float("nan"),
+        "n": len(sure),
+        "reliability": table,
+    }
 
 
 def score_abstention(predicted: Claims, active: Sequence[bool]) -> dict[str, float]:

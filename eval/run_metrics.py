@@ -3,19 +3,32 @@
 Works on the files of a run and of its prepared store: profiles, embeddings and descriptions.
 """
 
+import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeVar
 
+import evaluate
 import numpy as np
 import pandas as pd
 
-from captions.descriptions import parse_description
-from captions.facts import MAX_FACTS, Claim, facts_by_well
+from captions.descriptions import describe_facts, parse_description, read_claims
+from captions.facts import MAX_FACTS, Claim, Fact, facts_by_well
 from data.errors import InputError
 from data.normalize import feature_columns, select_features
 from data.splits import check_no_overlap
 from data.store import load_profiles
-from eval.claims import majority_claims, score_abstention, score_claims, score_intervals
+from eval.claims import (
+    majority_claims,
+    score_abstention,
+    score_by,
+    score_calibration,
+    score_claims,
+    score_intervals,
+    score_silence,
+    score_strength,
+)
 from eval.matching import (
     MatchingScore,
     gene_compound_matching,
@@ -25,6 +38,17 @@ from eval.profiles import read_profiles
 
 KEY = ["Metadata_Plate", "Metadata_Well"]
 Representation = tuple[pd.DataFrame, np.ndarray]
+
+SOURCES = {
+    "model": "descriptions",
+    "blank_image": "descriptions_blank",
+    "wrong_controls": "descriptions_wrong_controls",
+    "text_only": "descriptions_text_only",
+}
+"""Sources of descriptions and their files; the first two are needed."""
+
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -37,24 +61,39 @@ class WellClaims:
     measured, to_say : list of set of Claim
         All facts of each well, and the first six.
     said : dict of list of set of Claim
-        By source: "model", "blank_image", "shuffled_image", "majority".
+        By source: those of `SOURCES` that there are, "shuffled_image" and "majority".
+    facts : list of list of Fact
+        All facts of each well with their evidence, first to be said first.
+    answers : list of str
+        The model's descriptions.
+    confidences : list of dict
+        How sure the model was of each of its claims; empty where that was not written down.
     """
 
     wells: pd.DataFrame
     measured: list[set[Claim]]
     to_say: list[set[Claim]]
     said: dict[str, list[set[Claim]]]
+    facts: list[list[Fact]]
+    answers: list[str]
+    confidences: list[dict[Claim, float]]
 
     def select(self, rows: np.ndarray) -> "WellClaims":
         """Keep some wells (boolean mask)."""
         keep = np.flatnonzero(rows)
 
-        def take(claims: list[set[Claim]]) -> list[set[Claim]]:
-            return [claims[row] for row in keep]
+        def take(values: list[T]) -> list[T]:
+            return [values[row] for row in keep]
 
-        said = {source: take(claims) for source, claims in self.said.items()}
-        wells = self.wells.iloc[keep].reset_index(drop=True)
-        return WellClaims(wells, take(self.measured), take(self.to_say), said)
+        return WellClaims(
+            self.wells.iloc[keep].reset_index(drop=True),
+            take(self.measured),
+            take(self.to_say),
+            {source: take(claims) for source, claims in self.said.items()},
+            take(self.facts),
+            take(self.answers),
+            take(self.confidences),
+        )
 
 
 def classical_profiles(data: Path) -> Representation:
@@ -104,6 +143,7 @@ def collect_claims(
     run, data : Path
         Run folder with descriptions, and prepared store with captions.
     seed : int
+        Of the shuffled images.
     label_column : str
         The shuffled image is a test well's of another label: its description is that other
         well's, scored against this well's facts.
@@ -113,20 +153,26 @@ def collect_claims(
     Raises
     ------
     InputError
-        When a description file is missing.
+        When a description file is missing, or is about other wells than the model's.
     """
     facts = facts_by_well(pd.read_parquet(data / "captions" / "facts.parquet"))
     profiles = load_profiles(data, normalized=False)
-    said = {}
-    for source, name in (("model", "descriptions"), ("blank_image", "descriptions_blank")):
+    said: dict[str, list[set[Claim]]] = {}
+    for source, name in SOURCES.items():
         path = run / f"{name}.parquet"
         if not path.is_file():
-            raise InputError(f"{path} is missing: run scripts/describe_well.py --out {path}")
+            if source in ("model", "blank_image"):
+                raise InputError(f"{path} is missing: run scripts/describe_well.py --out {path}")
+            continue
         table = pd.read_parquet(path)
         keys = table[["plate", "well"]].set_axis(KEY, axis=1)
         said[source] = [parse_description(answer) for answer in table["answer"]]
         if source == "model":
             wells = keys.merge(profiles.filter(regex="^Metadata_"), on=KEY, how="left")
+            answers = table["answer"].tolist()
+            confidences = [_read_confidences(claims) for claims in table["claims"]]
+        elif not keys.equals(wells[KEY]):
+            raise InputError(f"{path} has other wells than {SOURCES['model']}.parquet: make both")
     measured = [facts.get(key, []) for key in wells[KEY].itertuples(index=False, name=None)]
     said["shuffled_image"] = [
         said["model"][row] for row in shuffled_rows(wells[label_column], seed)
@@ -144,7 +190,19 @@ def collect_claims(
         [{fact.claim for fact in own} for own in measured],
         [{fact.claim for fact in own[:MAX_FACTS]} for own in measured],
         said,
+        measured,
+        answers,
+        confidences,
     )
+
+
+def _read_confidences(claims: str) -> dict[Claim, float]:
+    """How sure the model was of each claim, from the JSON of describe_well.py."""
+    return {
+        Claim(*(claim[name] for name in Claim._fields)): claim["confidence"]
+        for claim in json.loads(claims)
+        if claim.get("confidence") is not None
+    }
 
 
 def shuffled_rows(labels: pd.Series, seed: int) -> list[int]:
@@ -164,10 +222,7 @@ def score_run_claims(claims: WellClaims, label_column: str) -> tuple[dict, dict]
     abstention : dict
         Empty when the data do not say which wells are active.
     """
-    has_label = claims.wells[label_column] != ""
-    if "Metadata_simulated_active" in claims.wells:  # inactive genes are scored by abstention
-        has_label &= claims.wells["Metadata_simulated_active"].astype(bool)
-    aimed = claims.select(has_label.to_numpy())
+    aimed = _with_label(claims, label_column)
     scores: dict[str, dict] = {
         source: score_claims(said, aimed.measured, to_say=aimed.to_say)
         for source, said in aimed.said.items()
@@ -183,6 +238,51 @@ def score_run_claims(claims: WellClaims, label_column: str) -> tuple[dict, dict]
         active = claims.wells["Metadata_simulated_active"].astype(bool).tolist()
         abstention = score_abstention(claims.said["model"], active)
     return scores, abstention
+
+
+def _with_label(claims: WellClaims, label_column: str) -> WellClaims:
+    has_label = claims.wells[label_column] != ""
+    if "Metadata_simulated_active" in claims.wells:  # inactive genes are scored by abstention
+        has_label &= claims.wells["Metadata_simulated_active"].astype(bool)
+    return claims.select(has_label.to_numpy())
+
+
+def score_details(claims: WellClaims, label_column: str) -> dict[str, Any]:
+    """Look closer at the model's descriptions of labelled wells.
+
+    Returns
+    -------
+    dict
+        strength: agreement of strength words, with its interval over reagents. silence: abstention
+        against what was measured, in all wells. calibration: of the claims' confidence. by_channel
+        and by_property: claim scores (geometry has the channel ""). wording: chrF and ROUGE for the
+        record, where the extra `wording` is installed.
+    """
+    aimed = _with_label(claims, label_column)
+    said = aimed.said["model"]
+    strengths = [
+        {one.claim: one.strength for one in read_claims(answer)} for answer in aimed.answers
+    ]
+    measured = [{fact.claim: fact.strength for fact in own} for own in aimed.facts]
+    reagents = aimed.wells["Metadata_broad_sample"].tolist()
+    sure = [
+        (confidence, claim in true)
+        for own, true in zip(aimed.confidences, aimed.measured, strict=True)
+        for claim, confidence in own.items()
+    ]
+    details: dict[str, Any] = {
+        "strength": score_strength(strengths, measured, reagents),
+        "silence": score_silence(claims.said["model"], claims.measured),
+        "calibration": score_calibration([s for s, _ in sure], [right for _, right in sure]),
+    }
+    for field in ("channel", "property"):
+        table = score_by(field, said, aimed.measured, to_say=aimed.to_say)
+        details[f"by_{field}"] = table.to_dict("index")
+    if find_spec("sacrebleu") and find_spec("rouge_score"):
+        metric = evaluate.load(str(Path(__file__).parent / "metrics" / "wording"))
+        references = [describe_facts(own[:MAX_FACTS]) for own in aimed.facts]
+        details["wording"] = metric.compute(predictions=aimed.answers, references=references)
+    return details
 
 
 def to_json(scores: dict[str, dict[str, MatchingScore]]) -> dict:

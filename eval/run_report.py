@@ -48,6 +48,21 @@ def claims_table(claims: dict[str, dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def details_table(details: dict) -> pd.DataFrame:
+    """Strength, silence and calibration of the model's descriptions, in one row."""
+    calibration = details["calibration"]["expected_calibration_error"]
+    row = {"strength agreement": details["strength"]["strength_agreement"]}
+    row |= {name.replace("_", " "): value for name, value in details["silence"].items()}
+    return pd.DataFrame([row | {"expected calibration error": calibration}])
+
+
+def parts_table(details: dict, field: str) -> pd.DataFrame:
+    """Claim scores by channel or by property."""
+    scores = pd.DataFrame.from_dict(details[f"by_{field}"], orient="index")
+    scores.index = pd.Index([name or "(geometry)" for name in scores.index], name=field)
+    return scores.reset_index()
+
+
 def target_figure(scores: dict[str, MatchingScore]) -> Figure:
     """Average precision of each held-out target, a bar a representation, chance as a line."""
     labels = {name: score.labels.set_index("label") for name, score in scores.items()}
@@ -182,6 +197,7 @@ def quickstart_sections(
     scores: dict[str, dict[str, MatchingScore]],
     claims: dict[str, dict],
     abstention: dict[str, float],
+    details: dict,
     embedding: Representation,
     seed: int,
 ) -> list[tuple[str, list[Markup]]]:
@@ -197,12 +213,17 @@ def quickstart_sections(
             [
                 table(claims_table(claims)),
                 table(pd.DataFrame([abstention])),
+                table(details_table(details)),
                 text(
                     "A claim is right when the fact and its direction were measured. Precision "
                     "counts against all measured facts of a well, recall against the first six, "
                     "which are what a description states. Blank and shuffled images, and the same "
-                    "sentence for every well, say how much is known without looking."
+                    "sentence for every well, say how much is known without looking. Silence is "
+                    "right where nothing was measured to change. Confidence is the mean probability "
+                    "of a claim's words, its calibration error how far that is from the truth."
                 ),
+                table(parts_table(details, "channel")),
+                table(parts_table(details, "property")),
             ],
         ),
         ("Wells", well_blocks(run, data, embedding, 6, seed)),

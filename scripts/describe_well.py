@@ -1,28 +1,41 @@
-"""Describe wells in words, or ask a question about them.
+"""Describe wells in words, or ask questions about them.
 
-python scripts/describe_well.py --model RUN --data PREPARED --plate P --well W
-python scripts/describe_well.py ... --well W --ask "What changed in Mito?" --json
+python scripts/describe_well.py --model RUN --data PREPARED --plate P --well W --verify true
+python scripts/describe_well.py ... --well W --ask "Are the nuclei larger?" --json true
+python scripts/describe_well.py ... --well W --chat true
 python scripts/describe_well.py ... --plate P --out descriptions.parquet
+
+Many wells are written part by part: the same command goes on where it was interrupted.
 """
 
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from _answers import Reply, answer_wells
 from _cli import parse_config, run_main
 
-from captions.descriptions import parse_description
-from captions.facts import facts_by_well
+from captions.asking import MAX_QUESTION
+from captions.descriptions import STYLES
+from captions.facts import measure_effects, measure_facts
 from captions.questions import DESCRIBE
+from captions.verification import Measurement, measurements, report_verdicts, verify
 from data.errors import InputError
-from data.files import atomic_path
-from data.store import load_manifest
-from vlm.adapters import bare, load_model
-from vlm.describe import describe
-from vlm.instruct import well_tokens
-from vlm.wells import WellBank, blank_wells, open_wells
+from data.resume import write_in_parts
+from data.store import load_manifest, load_profiles
+from eval.hypotheses import hypothesise, load_annotation
+from vlm.adapters import bare, find_model, load_model
+from vlm.instruct import well_embeddings, well_tokens
+from vlm.lora import Vlm
+from vlm.wells import WellBank, blank_wells, open_wells, wrong_controls
+
+IMAGES = ("own", "blank", "wrong_controls", "none")
+KEY = ["Metadata_Plate", "Metadata_Well"]
 
 
 @dataclass
@@ -34,40 +47,119 @@ class DescribeConfig:
     plate: str | None = field(default=None, metadata={"help": "barcode; all plates by default"})
     well: str | None = field(default=None, metadata={"help": "like B07; all wells by default"})
     query: str | None = field(default=None, metadata={"help": "pandas query on wells"})
-    ask: str = field(default=DESCRIBE, metadata={"help": "the question"})
-    blank: bool = field(
-        default=False, metadata={"help": "show a black image instead: what is said without looking"}
+    ask: str = field(
+        default=DESCRIBE,
+        metadata={"help": f"a question in English, {MAX_QUESTION} characters at most"},
+    )
+    style: str | None = field(
+        default=None, metadata={"help": f"write claims anew as one of: {', '.join(STYLES)}"}
+    )
+    image: str = field(
+        default="own",
+        metadata={
+            "help": "what is shown of each well: own; blank (nothing); wrong_controls (beside "
+            "another plate's controls); none (the mean of the training wells, for all the same): "
+            "what is said without looking"
+        },
+    )
+    verify: bool = field(
+        default=False,
+        metadata={"help": "hold each claim against the store's measured effects, say how sure"},
+    )
+    hypotheses: bool = field(
+        default=False,
+        metadata={"help": "say, apart, which targets the nearest training reagents suggest"},
+    )
+    chat: bool = field(
+        default=False,
+        metadata={"help": "answer questions on one well, a line each, until an empty line"},
     )
     json: bool = field(default=False, metadata={"help": "print JSON, with claims and evidence"})
     out: str | None = field(default=None, metadata={"help": "Parquet file for many wells"})
+
+    def __post_init__(self) -> None:
+        if self.image not in IMAGES:
+            raise InputError(f"image is {self.image!r}; expected one of {', '.join(IMAGES)}")
+        if self.style is not None and self.style not in STYLES:
+            raise InputError(f"style is {self.style!r}; expected one of {', '.join(STYLES)}")
+        if not self.ask.strip():
+            raise InputError("--ask is empty: write a question")
+        if len(self.ask) > MAX_QUESTION:
+            raise InputError(
+                f"--ask has {len(self.ask)} characters, more than {MAX_QUESTION}: ask one thing at "
+                "a time"
+            )
 
 
 def main() -> None:
     """Parse, describe, print or write."""
     (config,) = parse_config(DescribeConfig)
-    if not config.ask.strip():
-        raise InputError("--ask is empty: write a question")
     model, processor = load_model(config.model)
-    bank = open_wells(config.data, bare(model), processor)
-    bank = bank.select(_chosen(config, bank))
+    whole = open_wells(config.data, bare(model), processor)
+    bank = whole.select(_chosen(config, whole))
     if config.query:
         bank = bank.query(config.query)
-    if config.blank:
-        bank = blank_wells(bank)
-    answers = describe(model, processor, well_tokens(model, bank), config.ask)
-    records = _records(config, bank, answers)
-    if config.out:
-        table = pd.DataFrame(records)
-        for column in ("claims", "measured"):
-            table[column] = table[column].map(json.dumps)
-        with atomic_path(config.out) as path:
-            table.to_parquet(path, index=False)
+    if config.chat and len(bank) != 1:
+        raise InputError(f"--chat is about one well: give --plate and --well; {len(bank)} fit")
+    tokens, imaged = _tokens(config.image, model, whole, bank), _imaged(config.data, bank)
+    measured = _measurements(config.data)
+    guesses = _hypotheses(config, model, whole, bank) if config.hypotheses else None
+
+    def answer(start: int, stop: int, question: str = config.ask) -> list[Reply]:
+        rows = slice(start, stop)
+        return answer_wells(model, processor, tokens[rows], imaged[rows], question, config.style)
+
+    def records(start: int, stop: int) -> Iterator[dict]:
+        wells = bank.wells[KEY].iloc[start:stop].itertuples(index=False, name=None)
+        reference = load_manifest(config.data).reference
+        for row, key, reply in zip(range(start, stop), wells, answer(start, stop), strict=True):
+            record = {"plate": key[0], "well": key[1], "question": config.ask}
+            record |= reply.record(measured.get(key), config.verify)
+            if guesses is not None:
+                record["hypothesis"] = guesses[row]
+            yield record | {"reference": reference}
+
+    if config.chat:
+        chat(lambda question: answer(0, 1, question)[0], measured.get(_key(bank)), config.verify)
+    elif config.out:
+        made_from = vars(config) | {"wells": bank.wells[KEY].to_numpy().tolist()}
+        made_from |= {"model": _stamps(find_model(config.model))}
+        made_from |= {"captions": _stamps(Path(config.data) / "captions")}
+        table = write_in_parts(
+            config.out, made_from, len(bank), lambda *rows: _table(list(records(*rows)))
+        )
         print(f"{len(table)} wells described: {Path(config.out)}")
     elif config.json:
-        print(json.dumps(records if len(records) > 1 else records[0], indent=2))
+        found = list(records(0, len(bank)))
+        print(json.dumps(found if len(found) > 1 else found[0], indent=2))
     else:
-        for record in records:
-            print(f"{record['plate']} {record['well']}: {record['answer']}")
+        wells = bank.wells[KEY].itertuples(index=False, name=None)
+        for row, (key, reply) in enumerate(zip(wells, answer(0, len(bank)), strict=True)):
+            print(f"{key[0]} {key[1]}: {reply.text}")
+            _print_more(reply, measured.get(key), config.verify)
+            if guesses is not None:
+                print(f"  hypothesis, not observed: {guesses[row]['text']}")
+
+
+def chat(answer, measured: Measurement | None, verified: bool) -> None:
+    """Answer questions from stdin until an empty line. Each is answered by itself."""
+    asking = sys.stdin.isatty()
+    if asking:
+        print("Each question is answered by itself; an empty line ends.")
+    while question := (input("? ") if asking else sys.stdin.readline()).strip():
+        try:
+            reply = answer(question)
+        except InputError as error:  # the next question may be a better one
+            print(error)
+            continue
+        print(reply.text)
+        _print_more(reply, measured, verified)
+
+
+def _print_more(reply: Reply, measured: Measurement | None, verified: bool) -> None:
+    if verified and not reply.by_rule:
+        verdicts = verify(reply.text, measured, reply.confidences)
+        print(report_verdicts(reply.text, measured, verdicts))
 
 
 def _chosen(config: DescribeConfig, bank: WellBank) -> np.ndarray:
@@ -81,27 +173,66 @@ def _chosen(config: DescribeConfig, bank: WellBank) -> np.ndarray:
     return keep
 
 
-def _records(config: DescribeConfig, bank: WellBank, answers: list[str]) -> list[dict]:
-    """One JSON-able record a well: the answer, its claims, and what was measured."""
-    facts_file = Path(config.data) / "captions" / "facts.parquet"
-    facts = facts_by_well(pd.read_parquet(facts_file)) if facts_file.is_file() else None
-    reference = load_manifest(config.data).reference
-    records = []
-    for row, answer in zip(bank.wells.to_dict("records"), answers, strict=True):
-        plate, well = row["Metadata_Plate"], row["Metadata_Well"]
-        measured = None if facts is None else [vars(fact) for fact in facts.get((plate, well), [])]
-        records.append(
-            {
-                "plate": plate,
-                "well": well,
-                "question": config.ask,
-                "answer": answer,
-                "claims": [claim._asdict() for claim in sorted(parse_description(answer))],
-                "measured": measured,
-                "reference": reference,
-            }
-        )
-    return records
+def _key(bank: WellBank) -> tuple[str, str]:
+    plate, well = bank.wells[KEY].iloc[0]
+    return plate, well
+
+
+def _tokens(image: str, model: Vlm, whole: WellBank, bank: WellBank) -> torch.Tensor:
+    """The tokens of what is shown of each well."""
+    if image == "none":
+        seen = whole
+        if "Metadata_split" in whole.wells and (whole.wells["Metadata_split"] == "train").any():
+            seen = whole.query("Metadata_split == 'train'")
+        mean = well_tokens(model, seen).mean(dim=0, keepdim=True)
+        return mean.expand(len(bank), -1, -1)
+    change = {"own": lambda wells: wells, "blank": blank_wells, "wrong_controls": wrong_controls}
+    return well_tokens(model, change[image](bank))
+
+
+def _imaged(data: str, bank: WellBank) -> list[list[str]]:
+    """The stains of each well, whatever is shown of it."""
+    channels = load_manifest(data).channels
+    return [
+        [stain for stain, is_there in zip(channels, mask, strict=True) if is_there]
+        for mask in bank.channel_mask
+    ]
+
+
+def _measurements(data: str) -> dict[tuple[str, str], Measurement]:
+    """What was measured in each well of a store; empty where nothing was."""
+    files = [Path(data) / "captions" / f"{name}.parquet" for name in ("facts", "effects")]
+    if all(path.is_file() for path in files):
+        facts, effects = map(pd.read_parquet, files)
+    elif (Path(data) / "profiles_normalized.parquet").is_file():
+        profiles = load_profiles(data, normalized=True)
+        facts, effects = measure_facts(profiles), measure_effects(profiles)
+    else:
+        return {}
+    return measurements(facts, effects)
+
+
+def _hypotheses(config: DescribeConfig, model: Vlm, whole: WellBank, bank: WellBank) -> list[dict]:
+    """What the nearest training reagents suggest for each well."""
+    found = hypothesise(
+        whole.wells, well_embeddings(model, whole), bank.wells, load_annotation(Path(config.data))
+    )
+    return [hypothesis.to_json() for hypothesis in found]
+
+
+def _stamps(folder: Path) -> list:
+    """Name, size and time of each file: whether a folder is still what it was."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [[str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+
+def _table(records: list[dict]) -> pd.DataFrame:
+    """Records as rows; what is nested as JSON."""
+    table = pd.DataFrame(records)
+    nested = {"claims", "measured", "verified", "not_said", "hypothesis"}
+    for column in nested & set(table):
+        table[column] = table[column].map(json.dumps)
+    return table
 
 
 if __name__ == "__main__":

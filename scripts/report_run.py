@@ -3,7 +3,8 @@
 python scripts/report_run.py --run runs/quickstart --data runs/quickstart/prepared
 
 Needs embeddings.parquet, embeddings_untrained.parquet, descriptions.parquet and
-descriptions_blank.parquet in the run folder (embed_wells.py and describe_well.py make them).
+descriptions_blank.parquet in the run folder (embed_wells.py and describe_well.py make them), and
+scores descriptions_wrong_controls.parquet and descriptions_text_only.parquet where they are.
 """
 
 import json
@@ -26,11 +27,18 @@ from eval.model_card import write_model_card
 from eval.run_metrics import (
     collect_claims,
     run_representations,
+    score_details,
     score_matching,
     score_run_claims,
     to_json,
 )
-from eval.run_report import claims_table, matching_table, quickstart_sections, write_run_report
+from eval.run_report import (
+    claims_table,
+    details_table,
+    matching_table,
+    quickstart_sections,
+    write_run_report,
+)
 from eval.splits import held_out_targets
 
 TARGETS = "Metadata_target_list"
@@ -65,10 +73,12 @@ def main() -> None:
     scores = score_matching(representations, config.seed)
     collected = collect_claims(run, data, config.seed, TARGETS, "Metadata_split == 'train'")
     claims, abstention = score_run_claims(collected, TARGETS)
+    details = score_details(collected, TARGETS)
     metrics = {
         "matching": to_json(scores),
         "claims": claims,
         "abstention": abstention,
+        "claim_details": details,
         "simulated": manifest.simulated,
         "reference": manifest.reference,
         "held_out_targets": sorted(targets),
@@ -87,7 +97,7 @@ def main() -> None:
         f"Leak audit: {leaks_note(leaks)}.",
     ]
     sections = quickstart_sections(
-        run, data, scores, claims, abstention, representations["embedding"], config.seed
+        run, data, scores, claims, abstention, details, representations["embedding"], config.seed
     )
     with atomic_path(run / "report.html") as path:
         write_run_report(path, f"MorphoCLIP: {run.name}", notes, sections)
@@ -96,6 +106,7 @@ def main() -> None:
     print()
     print(claims_table(claims).to_string(index=False, float_format="%.3f"))
     print(f"\nunchanged inactive wells, changed active wells: {abstention}")
+    print(details_table(details).to_string(index=False, float_format="%.3f"))
 
 
 def leaks_note(leaks: pd.DataFrame) -> str:

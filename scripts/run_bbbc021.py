@@ -99,9 +99,9 @@ def run_fold(config: Bbbc021Config, out: Path, data: Path, held_out: list[str]) 
         )  # fmt: skip
         run(embed)
     asked = f"Metadata_replicate == 2 and Metadata_broad_sample in {held_out}"
-    for suffix, blank in (("", "false"), ("_blank", "true")):
+    for suffix, image in (("", "own"), ("_blank", "blank")):
         describe = script(
-            "describe_well.py", *wells, asked, "--blank", blank,
+            "describe_well.py", *wells, asked, "--image", image,
             "--out", str(out / f"descriptions{suffix}.parquet"),
         )  # fmt: skip
         run(describe)

@@ -106,8 +106,16 @@ def stage_commands(stage: str, config: QuickstartConfig, out: Path) -> list[list
                 "--out", str(out / "descriptions.parquet"),
             ),
             script(
-                "describe_well.py", *wells, "--query", TEST_WELLS, "--blank", "true",
+                "describe_well.py", *wells, "--query", TEST_WELLS, "--image", "blank",
                 "--out", str(out / "descriptions_blank.parquet"),
+            ),
+            script(
+                "describe_well.py", *wells, "--query", TEST_WELLS, "--image", "none",
+                "--out", str(out / "descriptions_text_only.parquet"),
+            ),
+            script(
+                "describe_well.py", *wells, "--query", TEST_WELLS, "--image", "wrong_controls",
+                "--out", str(out / "descriptions_wrong_controls.parquet"),
             ),
             script("report_run.py", "--run", str(out), "--data", prepared),
         ],

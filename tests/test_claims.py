@@ -16,8 +16,11 @@ from eval.claims import (
     majority_claims,
     score_abstention,
     score_by,
+    score_calibration,
     score_claims,
     score_intervals,
+    score_silence,
+    score_strength,
 )
 
 UP, DOWN = "increased", "decreased"
@@ -165,7 +168,69 @@ def test_the_metric_module_loads_offline_and_agrees(monkeypatch, tmp_path):
     ]
     references = [describe_facts(facts), describe_facts([])]
     assert metric.compute(predictions=references, references=references)["f1"] == 1.0
+    said = ["Mito: dimmer. Nuclei: clearly larger.", "garbage"]
+    sure = [{claim("Mito", DOWN): 0.9, Claim("nuclei", "", "size", UP): 0.8}, {}]
     scores = metric.compute(
-        predictions=["Mito: dimmer. Nuclei: larger.", "garbage"], references=references
+        predictions=said, references=references, reagents=["a", "b"], confidences=sure
     )
-    assert scores == pytest.approx(dict.fromkeys(SCORES, 0.5))
+    assert {name: scores[name] for name in SCORES} == pytest.approx(dict.fromkeys(SCORES, 0.5))
+    assert scores["strength_agreement"] == scores["abstention_recall"] == 1.0
+    assert scores["by_channel"]["Mito"]["precision"] == 0.0
+    assert scores["by_property"]["size"]["recall"] == 1.0
+    assert set(scores["intervals"]) == set(SCORES)
+    # Two claims in two bins, .9 sure and wrong, .8 sure and right.
+    assert scores["calibration"]["expected_calibration_error"] == pytest.approx(0.55)
+
+
+def test_the_wording_metric_loads_offline(monkeypatch, tmp_path):
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score")
+    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    metric = evaluate.load(str(ROOT / "eval" / "metrics" / "wording"))
+    texts = ["Mito: clearly dimmer.", "Nuclei: larger."]
+    same = metric.compute(predictions=texts, references=texts)
+    assert same == pytest.approx({"chrf": 1.0, "rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0})
+    # The opposite, in nearly the same words: what these scores are blind for.
+    other = metric.compute(
+        predictions=["Mito: clearly brighter.", "Nuclei: smaller."], references=texts
+    )
+    assert 0.3 < other["rouge1"] < 1
+    assert 0.3 < other["chrf"] < 1
+
+
+def test_strength_counts_right_claims_only():
+    said = [{claim("Mito", UP): "clearly", claim("ER", UP): "strongly"}, {claim("RNA", UP): "x"}]
+    true = [{claim("Mito", UP): "clearly", claim("ER", UP): "slightly"}, {}]
+    assert score_strength(said, true) == {"strength_agreement": 0.5}
+    low, high = score_strength(said * 9, true * 9, [str(i) for i in range(18)])["interval"]
+    assert low == high == 0.5
+    assert score_strength([{}], [{}]) == {"strength_agreement": 0.0}
+
+
+def test_silence_is_scored_against_the_measurement():
+    a = {claim("ER", UP)}
+    assert score_silence([set(), set(), a, a], [set(), a, set(), a]) == {
+        "abstention_precision": 0.5,
+        "abstention_recall": 0.5,
+        "claims_an_unchanged_well": 0.5,
+    }
+    assert math.isnan(score_silence([a], [a])["abstention_precision"])
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1))
+def test_calibration_agrees_with_a_plain_loop(claims):
+    found = score_calibration([c for c, _ in claims], [r for _, r in claims], bins=4)
+    error = 0.0
+    for b in range(4):
+        own = [(c, r) for c, r in claims if min(int(c * 4), 3) == b]
+        if own:
+            sure = sum(c for c, _ in own) / len(own)
+            error += len(own) / len(claims) * abs(sum(r for _, r in own) / len(own) - sure)
+    assert found["expected_calibration_error"] == pytest.approx(error)
+    assert sum(b["n"] for b in found["reliability"]) == found["n"] == len(claims)
+
+
+def test_calibration_without_claims():
+    assert math.isnan(score_calibration([], [])["expected_calibration_error"])
+    assert score_calibration([float("nan")], [True])["n"] == 0

@@ -10,14 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captions import facts as facts_module
-from captions.descriptions import CHANGES, subject
 from captions.facts import (
     EFFECT_COLUMNS,
     FACT_COLUMNS,
     FACT_SLOTS,
     MAX_Q_VALUE,
     MIN_EFFECT,
-    OPPOSITE,
     facts_by_well,
     feature_slot,
     measure_effects,
@@ -329,13 +327,28 @@ def test_facts_on_real_profiles_spare_the_controls(shared):
     assert has_fact[profiles["Metadata_pert_type"] == "trt"].mean() >= 0.30
 
 
-def test_the_dictionary_page_has_every_slot_and_constant():
+def test_redundant_features_are_one_fact():
+    profiles = gaussian_plates(16, 1, 14)
+    profiles.loc[16, "Nuclei_AreaShape_Area"] = profiles.loc[16, "Nuclei_AreaShape_Perimeter"] = 30
+    one = measure_facts(profiles)
+    copies = {
+        f"Nuclei_AreaShape_{kind}": profiles["Nuclei_AreaShape_Area"]
+        for kind in ("MeanRadius", "EquivalentDiameter", "MajorAxisLength", "ConvexArea")
+    }
+    many = measure_facts(profiles.assign(**copies))
+    assert claims(many, "W016") == claims(one, "W016") == [("nuclei", "", "size", "increased")]
+
+
+def test_slots_are_no_copies_of_each_other_on_real_profiles(shared):
+    path = next((shared / "cpjump1_profiles").glob("BR00117010*.csv.gz"))
+    effects = measure_effects(pd.read_csv(path)).iloc[:, 2:].dropna(axis=1, how="all")
+    alike = effects.corr(method="spearman").abs().to_numpy()
+    assert len(alike) == 23
+    assert np.triu(alike, 1).max() < 0.9
+
+
+def test_the_page_on_facts_has_every_constant():
     page = (ROOT / "docs" / "facts.md").read_text(encoding="utf-8")
-    table = [line.split("|")[1:6] for line in page.splitlines() if line.startswith("| ")][1:]
-    assert [[cell.strip() for cell in row] for row in table] == [
-        [*slot, *(f"{subject(slot)}: {CHANGES[slot.property, d]}" for d in OPPOSITE)]
-        for slot in FACT_SLOTS
-    ]
     for name in (
         "MAX_Q_VALUE",
         "MIN_EFFECT",

@@ -155,12 +155,22 @@ def test_it_learns_to_describe_and_leaves_the_embedding_alone(tmp_path):
     model.set_adapter(ALIGN)
     assert torch.equal(model.get_base_model().embed_prompts(**prompt), embedded_prompt)
 
-    answers = describe(model, processor, well_tokens(model, bank), DESCRIBE, max_new_tokens=40)
-    assert len(answers) == len(bank)
-    right = sum(a == b for a, b in zip(answers, dialogues_of(bank.wells)["answer"], strict=True))
+    spoken = describe(model, processor, bank, DESCRIBE, max_new_tokens=40, batch_size=5)
+    expected = dialogues_of(bank.wells)["answer"]
+    right = sum(said.text == true for said, true in zip(spoken, expected, strict=True))
     assert right / len(bank) > 0.9  # it reads the well: the question is always the same
-    alone = describe(model, processor, well_tokens(model, bank)[:1], DESCRIBE, max_new_tokens=40)
-    assert alone == answers[:1]
+    tokens = well_tokens(model, bank)
+    (alone,) = describe(model, processor, tokens[:1], DESCRIBE, max_new_tokens=40)
+    assert alone.text == spoken[0].text  # whoever is asked beside it
+    # Its probabilities are those with which the model reads its own answer.
+    ids = processor(text=processor.ask(DESCRIBE) + alone.text)["input_ids"]
+    with torch.inference_mode():
+        logits = model(input_ids=ids, well_tokens=tokens[:1]).logits[0].log_softmax(dim=-1)
+    n = len(alone.probabilities)
+    given = logits[-n - 1 : -1].gather(1, ids[0, -n:, None]).exp().squeeze(1)
+    torch.testing.assert_close(given, torch.tensor(alone.probabilities), atol=1e-4, rtol=1e-3)
+    assert alone.ends[-1] == len(alone.text)
+    assert alone.text[: alone.ends[0]] == processor.tokenizer.decode(ids[0, -n])
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):

@@ -1,5 +1,6 @@
 """The whole path as a user walks it, small: plates in, matches and descriptions out."""
 
+import io
 import json
 import os
 import runpy
@@ -207,6 +208,70 @@ def test_a_well_is_described(trained, run):
     table = pd.read_parquet(out)
     assert (table["plate"] == "SIMC01").all()
     assert table["claims"].map(json.loads).map(type).eq(list).all()
+
+
+def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
+    common = ("--model", "run/model", "--data", "prepared", "--plate", "SIMC01")
+    wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
+    plate = wells[wells["Metadata_Plate"] == "SIMC01"]
+    one = (*common, "--well", plate["Metadata_Well"].iloc[0])
+
+    more = ("--verify", "true", "--hypotheses", "true", "--json", "true")
+    code, printed, _ = run("describe_well", *one, *more)
+    assert code == 0
+    record = json.loads(printed)
+    assert record["answered_by"] == "model"
+    assert record["hypothesis"]["kind"] == "hypothesis, not an observation"
+    assert {"verified", "not_said"} <= set(record)
+    code, printed, _ = run("describe_well", *one, "--verify", "true", "--style", "table")
+    assert code == 0
+    assert printed.startswith("SIMC01 ")
+
+    code, printed, _ = run("describe_well", *one, "--ask", "What changed in Actin?", "--json")
+    record = json.loads(printed)
+    assert (record["answer"], record["answered_by"]) == ("Actin was not imaged.", "rule")
+    assert record["claims"] == []
+    code, printed, _ = run("describe_well", *one, "--ask", "How sure are you?")
+    assert code == 0
+
+    asked = "What changed in Actin?\nzebra?\nWhat changed in GFP?\n\nWhat changed in ER?\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(asked))
+    code, printed, _ = run("describe_well", *one, "--chat", "true")
+    assert code == 0
+    first, second, third = printed.splitlines()  # an empty line ends
+    assert (first, third) == ("Actin was not imaged.", "GFP was not imaged.")
+    assert "'zebra?' is not understood" in second
+
+    for image in ("blank", "wrong_controls", "none"):
+        out = trained / f"{image}.parquet"
+        code, _, _ = run("describe_well", *common, "--image", image, "--out", out)
+        assert code == 0
+        said = pd.read_parquet(out)
+        assert len(said) == len(plate)
+        if image != "wrong_controls":
+            assert said["answer"].nunique() == 1  # nothing is known of any well
+        assert not out.with_name(f"{out.name}.parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--ask", "x" * 10_000], "10000 characters, more than 500"),
+        (
+            ["--plate", "SIMC01", "--ask", "¿Qué cambió en este pozo?"],
+            "not understood: ask in English",
+        ),
+        (["--image", "mirror"], "image is 'mirror'"),
+        (["--style", "haiku"], "style is 'haiku'"),
+        (["--plate", "SIMC01", "--chat", "true"], "--chat is about one well"),
+    ],
+)
+def test_questions_that_cannot_be_answered_are_one_clear_line(trained, run, arguments, expected):
+    common = ("--model", "run", "--data", "prepared")
+    code, _, error = run("describe_well", *common, *arguments)
+    assert code == 2
+    assert expected in error
+    assert len(error) < 300
 
 
 def test_matches_are_found(trained, run):

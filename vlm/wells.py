@@ -237,6 +237,20 @@ def blank_wells(bank: WellBank) -> WellBank:
     return replace(bank, channel_mask=np.zeros_like(bank.channel_mask))
 
 
+def wrong_controls(bank: WellBank) -> WellBank:
+    """Compare every well with the controls of another plate: what comes of plates, not of wells.
+
+    Raises
+    ------
+    InputError
+        When there are no controls, or those of one plate only.
+    """
+    plates = 0 if bank.control_median is None else len(bank.control_median)
+    if plates < 2:
+        raise InputError(f"controls of another plate are asked for: there are those of {plates}")
+    return replace(bank, plate_of=(bank.plate_of + 1) % plates)
+
+
 @torch.no_grad()
 def encode_sites(
     model: CellPaintingVlmForConditionalGeneration, processor: CellPaintingProcessor, sites
