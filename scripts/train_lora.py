@@ -358,7 +358,7 @@ def describe_examples(
     imaged = [manifest.imaged_stains(barcode) for barcode in bank.wells["Metadata_Plate"]]
     lessons, readouts = draw_lessons(well_readouts(model, bank), imaged, config.lessons, seed)
     tower = bare(model).model.vision_tower
-    left = [[stain in imaged for stain in channels] for imaged in lessons.pop("imaged")]
+    left = [[stain in imaged for stain in manifest.channels] for imaged in lessons.pop("imaged")]
     drawn = tower.cpu().with_readout(
         tokens[lessons["well"].to_numpy()], torch.from_numpy(readouts), torch.tensor(left)
     )
