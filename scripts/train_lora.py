@@ -138,6 +138,10 @@ class TrainConfig:
     lessons: int = field(
         default=4000, metadata={"help": "drawn readouts that phase describe learns to put in words"}
     )
+    measured_dialogues: int | None = field(
+        default=None,
+        metadata={"help": "so many dialogues about training wells are learned from; all by default"},
+    )
     num_latents: int = field(
         default=4, metadata={"help": "queries of the cross-channel transformer"}
     )
@@ -354,6 +358,9 @@ def describe_examples(
     """
     tokens = well_tokens(model, bank)
     measured = pd.read_parquet(captions_file(config.data, "dialogues")).merge(bank.wells[KEY])
+    if config.measured_dialogues is not None:
+        few = min(config.measured_dialogues, len(measured))
+        measured = measured.sample(few, random_state=seed)
     manifest = load_manifest(config.data)
     imaged = [manifest.imaged_stains(barcode) for barcode in bank.wells["Metadata_Plate"]]
     lessons, readouts = draw_lessons(well_readouts(model, bank), imaged, config.lessons, seed)
