@@ -12,8 +12,6 @@ from scipy import ndimage
 from data.segment import segment_cells
 
 WHITE = 16384  # the controls' 99.9 percentile in the prepared store
-SMALL = {"color": "white", "fontsize": 7}
-
 MAX_SITES = 4
 """Sites that are drawn; of more, those that add or take most."""
 
@@ -83,7 +81,8 @@ def attribution_figure(
             _draw_heat(axes[c], pixels[s, c], smooth[s, own], limit)
             if not together:
                 name = f"{name}  {shares.iloc[:, c].sum():+.2f}"
-                axes[c].text(4, len(pixels[s, c]) - 6, f"{shares.iloc[s, c]:+.2f}", **SMALL)
+                part, bottom = f"{shares.iloc[s, c]:+.2f}", 0.95 * pixels.shape[2]
+                axes[c].text(0.03 * pixels.shape[3], bottom, part, color="white", fontsize=7)
             axes[c].set_title(name if s == rows[0] else "", fontsize=8)
         if has_cells:
             cells = find_cells(pixels[s], channels)

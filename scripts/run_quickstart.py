@@ -147,7 +147,8 @@ def explained_wells(prepared: Path, count: int = 1) -> list[tuple[str, str, str]
     guides = set(wells.loc[wells["Metadata_modality"] == "crispr", "Metadata_pert_iname"])
     fit = (wells["Metadata_modality"] == "compound") & wells["Metadata_target_list"].isin(guides)
     columns = ["Metadata_Plate", "Metadata_Well", "Metadata_target_list"]
-    return list(wells.loc[fit, columns].head(count).itertuples(index=False, name=None))
+    chosen = wells.loc[fit, columns].head(count).itertuples(index=False, name=None)
+    return [(plate, well, target) for plate, well, target in chosen]
 
 
 def load_record(out: Path) -> dict:
