@@ -12,10 +12,10 @@ from captions.descriptions import describe_facts
 from captions.facts import MAX_FACTS, facts_by_well
 from data.store import load_manifest, load_sites, read_pixels, site_table
 from eval.matching import MatchingScore
-from eval.report import figure, page, table, text
+from eval.montages import montage
+from eval.report import figure, image, page, table, text
 from eval.run_metrics import Representation
 
-WHITE = 16384  # the controls' 99.9 percentile in the prepared store
 COLOURS = {"embedding": "#0b5cad", "classical": "#8a97a6", "untrained": "#c9d1da"}
 
 
@@ -112,25 +112,6 @@ def history_figure(run: Path) -> Figure | None:
     return drawing
 
 
-def montage(pixels: np.ndarray, channels: list[str], title: str) -> Figure:
-    """Draw one site's channels side by side.
-
-    Parameters
-    ----------
-    pixels : (C, H, W) uint16
-        As in the prepared store: all wells of a plate share one scale.
-    channels : list of str
-    title : str
-    """
-    drawing = Figure(figsize=(1.6 * len(channels), 1.9), layout="constrained")
-    drawing.suptitle(title, fontsize=9, x=0.01, ha="left")
-    for axes, plane, name in zip(drawing.subplots(1, len(channels)), pixels, channels, strict=True):
-        axes.imshow(np.sqrt(np.minimum(plane / WHITE, 1.5)), cmap="gray", vmin=0, vmax=1.1)
-        axes.set_title(name, fontsize=8)
-        axes.axis("off")
-    return drawing
-
-
 def top_matches(embedding: Representation, plate: str, well: str, top: int = 3) -> list[str]:
     """Name the reagents of other modalities whose wells look most like one well."""
     meta, features = embedding
@@ -180,6 +161,17 @@ def well_blocks(
     return blocks
 
 
+def explained_blocks(run: Path) -> list[Markup]:
+    """Show the pictures that scripts/explain_well.py left in RUN/explained."""
+    words = (
+        "Red adds to the cosine, blue takes from it; the numbers are its parts by site and channel "
+        "and add up to it. In the last column each cell has the colour of all its pixels together. "
+        "The wells are the first of the store that fit, not the best."
+    )
+    pictures = sorted((run / "explained").glob("*.png"))
+    return [text(words), *(image(path.read_bytes(), path.stem) for path in pictures)]
+
+
 def write_run_report(
     path: Path,
     title: str,
@@ -202,7 +194,7 @@ def quickstart_sections(
     seed: int,
 ) -> list[tuple[str, list[Markup]]]:
     """Sections of the quickstart's report, headline first."""
-    curves = history_figure(run)
+    curves, explained = history_figure(run), explained_blocks(run)
     return [
         (
             "Matching on held-out targets",
@@ -227,5 +219,6 @@ def quickstart_sections(
             ],
         ),
         ("Wells", well_blocks(run, data, embedding, 6, seed)),
+        *([("What drove an embedding", explained)] if len(explained) > 1 else []),
         ("Training", [figure(curves)] if curves else [text("no history of training")]),
     ]

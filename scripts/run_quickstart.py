@@ -19,6 +19,7 @@ from _commands import run, script, training
 from data.errors import InputError
 from data.files import atomic_path
 from data.phenotypes import HELD_OUT_TARGETS, INACTIVE_GENES
+from data.store import load_wells
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_WELLS = "Metadata_split == 'test'"
@@ -117,10 +118,37 @@ def stage_commands(stage: str, config: QuickstartConfig, out: Path) -> list[list
                 "describe_well.py", *wells, "--query", TEST_WELLS, "--image", "wrong_controls",
                 "--out", str(out / "descriptions_wrong_controls.parquet"),
             ),
+            *(
+                script(
+                    "explain_well.py", *wells, "--plate", plate, "--well", well,
+                    "--against", target, "--modality", "crispr",
+                    "--out", str(out / "explained" / f"{plate}-{well}.png"),
+                )
+                for plate, well, target in explained_wells(out / "prepared")
+            ),
             script("report_run.py", "--run", str(out), "--data", prepared),
         ],
     }  # fmt: skip
     return commands[stage]
+
+
+def explained_wells(prepared: Path, count: int = 1) -> list[tuple[str, str, str]]:
+    """Choose wells whose match the report explains: the first that fit, not the best.
+
+    Returns
+    -------
+    list of (str, str, str)
+        Plate and well of compounds whose target was held out, and that target, whose knock-out is
+        in the store too.
+    """
+    if not (prepared / "wells.parquet").is_file():  # not prepared yet
+        return []
+    wells = load_wells(prepared).query("Metadata_split == 'test'")
+    guides = set(wells.loc[wells["Metadata_modality"] == "crispr", "Metadata_pert_iname"])
+    fit = (wells["Metadata_modality"] == "compound") & wells["Metadata_target_list"].isin(guides)
+    columns = ["Metadata_Plate", "Metadata_Well", "Metadata_target_list"]
+    chosen = wells.loc[fit, columns].head(count).itertuples(index=False, name=None)
+    return [(plate, well, target) for plate, well, target in chosen]
 
 
 def load_record(out: Path) -> dict:

@@ -305,6 +305,34 @@ def test_matches_are_found(trained, run):
     assert run("find_matches", *common, *saved)[1] == by_name
 
 
+def test_what_drove_a_well_is_drawn(trained, run):
+    wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
+    guides = wells[wells["Metadata_modality"] == "crispr"]
+    well = wells[wells["Metadata_target_list"].isin(guides["Metadata_pert_iname"])].iloc[0]
+    place = ("--plate", well["Metadata_Plate"], "--well", well["Metadata_Well"])
+    common = ("--model", "run", "--data", "prepared", *place)
+    against = ("--against", well["Metadata_target_list"])
+    check = ("--check", "true", "--patches", 2)
+    code, printed, _ = run(
+        "explain_well", *common, *against, "--modality", "crispr", *check, "--out", "well.png"
+    )
+    assert code == 0
+    assert (trained / "well.png").read_bytes().startswith(b"\x89PNG")
+    lines = printed.splitlines()
+    assert f"with {well['Metadata_target_list']} (crispr, " in lines[0]
+    assert lines[1].split() == ["DNA", "ER", "RNA", "AGP", "Mito", "all", "channels"]
+    cosine, total = float(lines[0].split()[3]), float(lines[3].split()[-1])
+    assert lines[3].startswith("all sites") and total == pytest.approx(cosine, abs=0.006)
+    assert "occlusion ranks 5 sites x channels alike by 1.00, 4 places by " in printed
+
+    control = wells[wells["Metadata_modality"] == "control"].iloc[0]
+    other = f"{control['Metadata_Plate']}:{control['Metadata_Well']}"
+    assert run("explain_well", *common, "--against", other, "--out", "well.png")[0] == 0
+    _, _, error = run("explain_well", *common, *against, "--out", "two.png")
+    assert "of the modalities crispr and orf: choose one with --modality" in error
+    assert not (trained / "two.png").exists()
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "expected"),
     [
@@ -324,6 +352,16 @@ def test_matches_are_found(trained, run):
         ("find_matches", "--model run --data prepared --text ", "--text is empty"),
         ("find_matches", "--model run --data prepared", "give one of"),
         ("find_matches", "--model run --data prepared --text a --modality rna", "'rna'"),
+        (
+            "explain_well",
+            "--model run --data prepared --plate SIMC01 --well P24 --out w.png",
+            "no well P24 on plate SIMC01",
+        ),
+        (
+            "explain_well",
+            "--model run --data prepared --plate SIMC01 --well C05 --out w.png --patches 1",
+            "patches is 1",
+        ),
         ("train_lora", "--data raw --out new --use_cpu true --bf16 false", "no manifest.json"),
         (
             "train_lora",
