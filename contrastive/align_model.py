@@ -68,7 +68,7 @@ class AlignModel(nn.Module):
         seen = tower(**inputs)
         encoded = {}
         if prompts is not None or self.losses & {"same_label", "replicate"}:
-            encoded["wells"] = F.normalize(self.embed(seen).float(), dim=-1)
+            encoded["wells"] = F.normalize(vlm.well_projection(seen.pooler_output).float(), dim=-1)
         if "effect" in self.losses:
             encoded["readout"] = seen.readout.float()
         if prompts is None:
@@ -83,7 +83,3 @@ class AlignModel(nn.Module):
         for name, value in self.scales.items():
             encoded[name] = value.clone() if name == "sigmoid_bias" else value.exp()
         return encoded
-
-    def embed(self, seen) -> torch.Tensor:
-        """Read embeddings (N, E), of any length, from what the tower saw (`WellTokens`)."""
-        return bare(self.vlm).well_projection(seen.pooler_output)
