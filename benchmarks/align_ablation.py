@@ -46,19 +46,18 @@ from eval.bootstrap import bootstrap_means, interval
 from eval.matching import gene_compound_matching, replicate_matching
 from eval.reagents import consensus
 from eval.run_metrics import classical_profiles
-from vlm.adapters import ALIGN, bare, load_base, save_base
+from vlm.adapters import ALIGN, bare, load_base
 from vlm.instruct import well_embeddings
 from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
-from vlm.pretrained import PACKAGED_TEXT_ENCODER, build_model
+from vlm.pretrained import PACKAGED_TEXT_ENCODER
 from vlm.processing import CellPaintingProcessor, prompt_ids
-from vlm.wells import WellBank, fit_reference, open_wells
+from vlm.wells import WellBank, open_wells
 
 # tests/ and scripts/ are no packages.
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from tiny import save_tiny_language_model
-from train_lora import READOUT_GROUPS
+from train_lora import TrainConfig, write_base
 
 KEY = ["Metadata_Plate", "Metadata_Well"]
 TASKS = ("gene_compound", "replicate")
@@ -238,21 +237,15 @@ def make_base(data: Path, folder: Path, seed: int, language_model: str | None) -
     """Build the untrained model of configs/quickstart.yaml."""
     with tempfile.TemporaryDirectory() as scratch:
         # A text encoder reads: the language model takes no part, and may be tiny.
-        text = language_model or str(save_tiny_language_model(Path(scratch) / "language"))
-        set_seed(seed)
-        model, processor = build_model(
-            text,
+        config = TrainConfig(
+            data=str(data),
+            out=scratch,
+            language_model=language_model or str(save_tiny_language_model(Path(scratch))),
             text_encoder=None if language_model else PACKAGED_TEXT_ENCODER,
             num_text_layers=8 if language_model else None,
-            image_size=128,
-            hidden_size=192,
-            num_latents=4,
-            feature_dropout=0.3,
-            readout_groups=READOUT_GROUPS,
         )
-    bank = open_wells(data, model, processor)
-    fit_reference(model, bank.query("Metadata_split == 'train'"))
-    save_base(model, processor, folder)
+        set_seed(seed)
+        write_base(config, Accelerator(cpu=True), folder)
 
 
 def read_from(model: Vlm, source: str) -> None:
