@@ -47,6 +47,9 @@ def plan_align(
     """
     N, P = align.wells, align.align_reagents_per_target
     R = P * min(align.align_prompt_targets, align.align_num_targets)
+    if align.align_chunk_wells is not None:  # what is held at once
+        R = P * -(-min(R, R * align.align_chunk_wells // N) // P)
+        N = max(min(N, align.align_chunk_wells), 2 * R)
     L, C = align.align_max_prompt_tokens, len(config.vision_config.channels)
     K = len(config.vision_config.readout_groups)
     with fake_model(config, settings, describe=False) as model:
