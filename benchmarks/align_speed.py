@@ -158,11 +158,12 @@ def plain_loop(model, processor, bank: WellBank, images: Path, steps: int) -> fl
         own = torch.stack([read(well) for well in batch.rows])
         with torch.no_grad():
             features = tower.encode_channels(own)
-            zeros = []
-            for plate in bank.plate_of[batch.rows]:
+            zeros = {}  # a plate's controls, once a batch
+            for plate in np.unique(bank.plate_of[batch.rows]):
                 chosen = np.flatnonzero(control & (bank.plate_of == plate))[:2]
-                zeros.append(tower.encode_channels(torch.cat([read(c) for c in chosen])[None])[0])
-        seen = tower(channel_features=features, control_features=torch.stack(zeros))
+                zeros[plate] = tower.encode_channels(torch.cat([read(c) for c in chosen])[None])[0]
+        controls = torch.stack([zeros[plate] for plate in bank.plate_of[batch.rows]])
+        seen = tower(channel_features=features, control_features=controls)
         wells = F.normalize(vlm.well_projection(seen.pooler_output), dim=-1)
         labels = torch.from_numpy(batches.labels[batches.reagent_of[batch.rows]])
         loss = same_label_loss(wells, labels, 0.1) + effect_loss(seen.readout, effects[batch.rows])
