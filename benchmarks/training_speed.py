@@ -29,7 +29,8 @@ from accelerate import Accelerator
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from contrastive.trainer import AlignConfig, align
+from contrastive.configuration import AlignConfig
+from contrastive.trainer import align
 from data.store import load_sites, read_pixels
 from vlm.adapters import ALIGN, DESCRIBE, bare, load_model, save_base
 from vlm.instruct import encode_dialogues, train_describe, well_tokens

@@ -5,15 +5,10 @@ gathered with their gradients, so that the mean gradient over ranks is that of o
 """
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss, SigLipLoss
-from torch.distributed.nn.functional import all_gather
 
-
-def rank_and_size() -> tuple[int, int]:
-    """Return this process's rank and the number of processes."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+from contrastive.ranks import gather_rows, mean_over_ranks, own_rows, rank_and_size
 
 
 def clip_loss(
@@ -57,51 +52,109 @@ def siglip_loss(
     return loss(wells, prompts.contiguous(), logit_scale, logit_bias)
 
 
-def gather_rows(x: torch.Tensor) -> torch.Tensor:
-    """Rows of all ranks, with gradients: (B, ...) to (world * B, ...)."""
-    if rank_and_size()[1] == 1:
-        return x
-    return torch.cat(all_gather(x.contiguous()), dim=0)
+def cwcl_loss(
+    wells: torch.Tensor, prompts: torch.Tensor, looks: torch.Tensor, logit_scale: torch.Tensor
+) -> torch.Tensor:
+    """Continuously weighted contrast (CWCL, Srinivasa et al. 2023; weights of Lu et al. 2025).
 
+    A well is also drawn, a little, to the prompts of wells that look like it to the frozen
+    backbone; prompts find their wells as in CLIP:
 
-def mean_over_ranks(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """Return this rank's share of a mean over the entries of all ranks.
-
-    Ranks may hold different numbers of entries (wells with a partner, measured slots). The mean
-    of the shares over ranks, which is what DDP makes of gradients, is the mean over all entries:
-    size * sum_r / sum over ranks of count.
+    L_i = -1/(sum_j w_ij) sum_j w_ij log softmax_j(s <well_i, prompt_j>)
+    w_ij = 1/2 + 1/(2C) sum_c <look_ic, look_jc>
 
     Parameters
     ----------
-    total, count : scalars
-        Sum and number of this rank's entries.
+    wells, prompts : (B, E) float
+        Row i of one belongs to row i of the other.
+    looks : (B, C, F) float
+        What the frozen backbone sees in each channel of the wells, as unit vectors. Gets no
+        gradient.
+    logit_scale : scalar
+        Inverse temperature (already exponentiated).
 
     Returns
     -------
     Scalar
-        0 when no rank has an entry.
     """
-    size = rank_and_size()[1]
-    if size > 1:
-        count = count.clone()
-        dist.all_reduce(count)
-    return size * total / count.clamp_min(1)
+    own = own_rows(wells)
+    C = looks.shape[1]
+    looks = looks.detach().flatten(1)
+    weights = 0.5 + looks @ gather_rows(looks).T / (2 * C)  # (B, N)
+    logits = logit_scale * wells @ gather_rows(prompts).T
+    back = logit_scale * prompts @ gather_rows(wells).T
+    to_prompt = _pull(logits, weights, torch.ones_like(logits, dtype=torch.bool))
+    return (to_prompt + F.cross_entropy(back, own)) / 2
+
+
+def soft_label_loss(
+    wells: torch.Tensor,
+    prompts: torch.Tensor,
+    weights: torch.Tensor,
+    logit_scale: torch.Tensor,
+    logit_bias: torch.Tensor,
+) -> torch.Tensor:
+    """Pairwise sigmoid loss with soft labels (S2L, Fradkin et al. 2024, MolPhenix).
+
+    A prompt of another reagent of the same target is no false pair, but one that is partly true:
+
+    L_i = -sum_j w_ij log sigmoid(s <well_i, prompt_j> + b)
+          + (1 - w_ij) log sigmoid(-(s <well_i, prompt_j> + b))
+
+    MolPhenix takes w from how alike the images are; here it comes from target lists
+    (`label_overlap`).
+
+    Parameters
+    ----------
+    wells : (B, E) float
+    prompts : (R, E) float
+        Of this rank.
+    weights : (B, ranks * R) float in [0, 1]
+        Of every well of this rank with every prompt of all ranks.
+    logit_scale, logit_bias : scalars
+
+    Returns
+    -------
+    Scalar
+        Mean over wells of the sum over prompts.
+    """
+    logits = logit_scale * wells @ gather_rows(prompts).T + logit_bias
+    each = F.binary_cross_entropy_with_logits(logits, weights, reduction="none")
+    return each.sum(dim=1).mean()
+
+
+def label_overlap(labels: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """How much of their labels pairs share: |A and B| / (|A| |B|), 1 for the same single label.
+
+    Parameters
+    ----------
+    labels, others : (B, T), (N, T) float
+        1 / (length of its list) at each label of a row; a row without labels is zero.
+
+    Returns
+    -------
+    (B, N) float
+    """
+    return labels @ others.T
 
 
 def same_label_loss(wells: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
     """Pull wells of one label together (supervised contrast, Khosla et al. 2020, "out" form).
 
     With targets for labels, compounds, guides and ORFs of a target meet, on whatever plate: what
-    a plate, a position or a staining did to both cannot help.
+    a plate, a position or a staining did to both cannot help. A compound of several targets is
+    drawn to each less than to another of the same single target:
 
-    L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip / t) / sum_{a != i} exp(s_ia / t) )
+    L_i = -1/(sum_p w_ip) sum_p w_ip log( exp(s_ip / t) / sum_{a != i} exp(s_ia / t) )
+
+    with w of `label_overlap`.
 
     Parameters
     ----------
     wells : (B, E) float
         Unit vectors.
-    labels : (B,) int
-        Wells without a partner contribute only as negatives.
+    labels : (B, T) float
+        As `label_overlap` takes them. Wells without a partner contribute only as negatives.
     temperature : float
 
     Returns
@@ -109,16 +162,45 @@ def same_label_loss(wells: torch.Tensor, labels: torch.Tensor, temperature: floa
     Scalar
         Mean over the wells that have a partner, of all ranks; 0 when none has.
     """
-    everyone, everyones = gather_rows(wells), gather_rows(labels)
-    rank, _ = rank_and_size()
-    own = torch.arange(len(wells), device=wells.device) + rank * len(wells)
-    itself = F.one_hot(own, len(everyone)).bool()  # (B, N)
-    logits = (wells @ everyone.T / temperature).masked_fill(itself, float("-inf"))
-    log_share = logits - logits.logsumexp(dim=1, keepdim=True)
-    partner = (labels[:, None] == everyones[None, :]) & ~itself
-    counts = partner.sum(dim=1)
-    per_well = -log_share.masked_fill(~partner, 0.0).sum(dim=1) / counts.clamp_min(1)
-    return mean_over_ranks(per_well.sum(), (counts > 0).sum())
+    everyone, itself = gather_rows(wells), _itself(wells)
+    weights = label_overlap(labels, gather_rows(labels)).masked_fill(itself, 0.0)
+    return _pull(wells @ everyone.T / temperature, weights, ~itself)
+
+
+def replicate_loss(
+    wells: torch.Tensor,
+    reagents: torch.Tensor,
+    plates: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """Pull replicates of a reagent on different plates together (cross-well alignment).
+
+    After Huang et al. 2025 (CWA-MSN), here as InfoNCE: what two plates did differently is
+    unlearned, with no labels. Neither pulled nor pushed are replicates on the same plate, which
+    share the plate's faults, and other reagents of a shared label, which the loss of labels pulls.
+
+    L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip / t) / sum_{a in P(i) + N(i)} exp(s_ia / t) )
+
+    Parameters
+    ----------
+    wells : (B, E) float
+        Unit vectors.
+    reagents, plates : (B,) int
+    labels : (B, T) float
+        As `label_overlap` takes them.
+    temperature : float
+
+    Returns
+    -------
+    Scalar
+        Mean over the wells with a replicate on another plate, of all ranks; 0 when none has.
+    """
+    same = reagents[:, None] == gather_rows(reagents)
+    replicate = same & (plates[:, None] != gather_rows(plates))
+    stranger = ~same & (label_overlap(labels, gather_rows(labels)) == 0)
+    logits = wells @ gather_rows(wells).T / temperature
+    return _pull(logits, replicate.to(logits.dtype), replicate | stranger)
 
 
 def effect_loss(predicted: torch.Tensor, effects: torch.Tensor) -> torch.Tensor:
@@ -143,3 +225,19 @@ def effect_loss(predicted: torch.Tensor, effects: torch.Tensor) -> torch.Tensor:
     target = torch.asinh(effects.nan_to_num(0.0, 0.0, 0.0) / 2)
     each = F.smooth_l1_loss(predicted, target, reduction="none")
     return mean_over_ranks(each.masked_fill(~measured, 0.0).sum(), measured.sum())
+
+
+def _pull(logits: torch.Tensor, weights: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of weights (B, N) >= 0, row by row, among candidates (B, N) bool."""
+    total = weights.sum(dim=1)
+    has_partner = total > 0
+    candidates = candidates | ~has_partner[:, None]  # a row of nothing but -inf has no gradient
+    logits = logits.masked_fill(~candidates, float("-inf"))
+    log_share = (logits - logits.logsumexp(dim=1, keepdim=True)).masked_fill(weights == 0, 0.0)
+    per_row = -(weights * log_share).sum(dim=1) / total.masked_fill(~has_partner, 1.0)
+    return mean_over_ranks(per_row.sum(), has_partner.sum())
+
+
+def _itself(x: torch.Tensor) -> torch.Tensor:
+    """True where a row of this rank meets itself: (B, world * B) bool."""
+    return F.one_hot(own_rows(x), len(x) * rank_and_size()[1]).bool()

@@ -6,7 +6,9 @@ import pandas as pd
 import torch
 
 from contrastive.align_model import AlignModel
-from contrastive.trainer import AlignConfig, train_tower_and_heads
+from contrastive.configuration import AlignConfig
+from contrastive.objective import Truth, align_losses
+from contrastive.trainer import train_tower_and_heads
 from vlm.adapters import bare
 from vlm.configuration import CellPaintingVlmConfig
 from vlm.lora import LoraSettings
@@ -43,14 +45,16 @@ def plan_align(
     sites : int
         Of a well.
     """
-    N = 4 * align.align_num_targets + align.align_num_unlabelled
-    R = 2 * min(align.align_prompt_targets, align.align_num_targets)
+    N, P = align.wells, align.align_reagents_per_target
+    R = P * min(align.align_prompt_targets, align.align_num_targets)
+    if align.align_chunk_wells is not None:  # what is held at once
+        R = P * -(-min(R, R * align.align_chunk_wells // N) // P)
+        N = max(min(N, align.align_chunk_wells), 2 * R)
     L, C = align.align_max_prompt_tokens, len(config.vision_config.channels)
     K = len(config.vision_config.readout_groups)
     with fake_model(config, settings, describe=False) as model:
         train_tower_and_heads(model)
-        weights = (align.align_same_label_weight, align.align_effect_weight)
-        trained = AlignModel(model, align.align_loss, *weights, align.align_temperature)
+        trained = AlignModel(model, align.weights)
         F = bare(model).model.vision_tower.reference_center.shape[1]
 
         def loss() -> torch.Tensor:
@@ -61,8 +65,10 @@ def plan_align(
             }
             ids = torch.ones(R, L, dtype=torch.long)
             prompts = {"input_ids": ids, "attention_mask": ids}
-            labels = torch.zeros(N, dtype=torch.long)
-            return trained(wells, labels, torch.zeros(N, K), prompts)["loss"]
+            number = torch.zeros(N, dtype=torch.long)
+            truth = Truth(torch.ones(N, 1), number, number, torch.zeros(N, K), P)
+            encoded = trained(wells, prompts)
+            return align_losses(encoded, truth, align.weights, align.align_temperature)["loss"]
 
         small = align.align_optimizer != "adamw"
         here = replace(step, small_optimizer=small)

@@ -1,7 +1,9 @@
 """Phase align: the training loop, on accelerate."""
 
 import json
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,81 +11,24 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+from transformers import BatchEncoding, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from contrastive.align_model import AlignModel
-from contrastive.batches import TargetBatches
+from contrastive.batches import Batch, TargetBatches
 from contrastive.checkpoints import Checkpoints, cut_history
-from contrastive.losses import rank_and_size
+from contrastive.configuration import AlignConfig
+from contrastive.gradient_cache import backward_in_chunks, split_rows
+from contrastive.objective import PROMPT_LOSSES, Truth, align_losses
 from contrastive.prompt_tokens import fit_prompts, read_prompts
+from contrastive.ranks import rank_and_size
 from data.errors import InputError
 from vlm.adapters import ALIGN, bare
 from vlm.lora import merge_tower
 from vlm.wells import WellBank
 
-
-@dataclass
-class AlignConfig:
-    """Phase align: what wells are contrasted with, and how the tower learns to see."""
-
-    align_steps: int = field(default=600, metadata={"help": "optimizer steps"})
-    align_loss: str = field(default="clip", metadata={"help": "clip or siglip"})
-    align_learning_rate: float = field(default=1e-3, metadata={"help": "of tower and heads"})
-    align_lora_learning_rate: float = field(default=5e-4, metadata={"help": "of LoRA"})
-    align_weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, not on LoRA"})
-    align_warmup_steps: int = field(default=30, metadata={"help": "linear warm-up"})
-    align_num_targets: int = field(
-        default=16, metadata={"help": "targets a batch and process; two reagents, four wells each"}
-    )
-    align_num_unlabelled: int = field(
-        default=32, metadata={"help": "wells without a target a batch and process"}
-    )
-    align_label_column: str = field(
-        default="Metadata_target_list", metadata={"help": "what reagents of one kind share"}
-    )
-    align_same_label_weight: float = field(default=1.0, metadata={"help": "of wells of one target"})
-    align_effect_weight: float = field(
-        default=1.0, metadata={"help": "of predicting the measured effects of all fact slots"}
-    )
-    align_temperature: float = field(default=0.1, metadata={"help": "of the same-target loss"})
-    align_prompt_every: int = field(
-        default=5,
-        metadata={"help": "steps between prompt losses: the language model costs most of a step"},
-    )
-    align_prompt_targets: int = field(
-        default=8, metadata={"help": "targets of a batch whose reagents' prompts are read"}
-    )
-    align_max_prompt_tokens: int = field(
-        default=96, metadata={"help": "of longer prompts whole fields are left out"}
-    )
-    align_field_dropout: float = field(
-        default=0.0,
-        metadata={
-            "help": "chance of each field of a prompt to be left out, drawn at every reading"
-        },
-    )
-    align_optimizer: str = field(
-        default="adamw", metadata={"help": "adamw, or adamw_8bit (bitsandbytes)"}
-    )
-    align_sites_per_well: int = field(
-        default=1,
-        metadata={"help": "sites of a well in a step, where LoRA sits in the tower's backbone"},
-    )
-    align_controls_per_plate: int = field(
-        default=4, metadata={"help": "likewise, control sites of each plate"}
-    )
-    align_save_steps: int = field(default=200, metadata={"help": "steps between checkpoints"})
-
-    def __post_init__(self) -> None:
-        if self.align_loss not in ("clip", "siglip"):
-            raise InputError(f"align_loss is {self.align_loss!r}; expected clip or siglip")
-        if not 0 <= self.align_field_dropout <= 1:
-            raise InputError(f"align_field_dropout is {self.align_field_dropout}; expected 0 to 1")
-        if self.align_optimizer not in ("adamw", "adamw_8bit"):
-            raise InputError(
-                f"align_optimizer is {self.align_optimizer!r}; expected adamw or adamw_8bit"
-            )
+Wells = dict[str, torch.Tensor]
 
 
 def align(
@@ -130,33 +75,43 @@ def align(
         When a reagent has no prompt or one is too long even without optional fields; when the loss
         is not finite (the last checkpoint is kept).
     """
-    trained = AlignModel(
-        model,
-        config.align_loss,
-        config.align_same_label_weight,
-        config.align_effect_weight,
-        config.align_temperature,
-    )
+    trained = AlignModel(model, config.weights)
     train_tower_and_heads(model)
     optimizer = _optimizer(_parameter_groups(trained, config), config.align_optimizer)
     schedule = get_cosine_schedule_with_warmup(
         optimizer, config.align_warmup_steps, config.align_steps
     )
     if accelerator.state.deepspeed_plugin is not None:  # it sees no data loader to take this from
-        per_rank = 4 * config.align_num_targets + config.align_num_unlabelled
         sizes = accelerator.state.deepspeed_plugin.deepspeed_config
-        sizes["train_micro_batch_size_per_gpu"] = per_rank
+        sizes["train_micro_batch_size_per_gpu"] = config.wells
+        if config.align_chunk_wells is not None:
+            raise InputError("align_chunk_wells: DeepSpeed takes a batch as a whole; use DDP")
     trained, optimizer = accelerator.prepare(trained, optimizer)
     checkpoints = Checkpoints(accelerator, schedule, out / "align_checkpoints")
+    learnt = torch.nn.ParameterList(p for p in trained.parameters() if p.requires_grad)
+    average = None
+    if config.align_ema_decay:
+        decay = get_ema_multi_avg_fn(config.align_ema_decay)
+        average = AveragedModel(learnt, multi_avg_fn=decay)
+        accelerator.register_for_checkpointing(average)
 
     rank, size = rank_and_size()
+    device = accelerator.device
     batches = TargetBatches(
         bank.wells,
         config.align_label_column,
         config.align_num_targets * size,
         config.align_num_unlabelled * size,
         seed,
+        config.align_reagents_per_target,
+        config.align_num_same_plate * size,
+        size,
     )
+    if batches.num_targets < config.align_num_targets * size:
+        accelerator.print(
+            f"notice: {batches.num_targets} targets a batch, for {config.align_num_targets} a "
+            f"process: there are {len(batches.names)}, for {size} process(es)"
+        )
     labelled = {reagent for reagents in batches.reagents_of.values() for reagent in reagents}
     limit = config.align_max_prompt_tokens
     prompts, left_out = fit_prompts(prompts, labelled, tokenizer, limit)
@@ -180,32 +135,37 @@ def align(
         disable=None if accelerator.is_main_process else True,
     )
     for step in bar:
-        rows, labels, reagents = _share(*batches.draw(step), rank, size)
-        generator = np.random.default_rng([seed, step, rank])
-        wells = {k: v.to(accelerator.device) for k, v in bank.batch(rows, generator).items()}
-        with_prompts = step % config.align_prompt_every == 0
-        prompted = reagents[: 2 * config.align_prompt_targets]
-        losses = trained(
-            wells,
-            torch.from_numpy(labels).to(accelerator.device),
-            torch.from_numpy(effects[rows]).to(accelerator.device),
-            read_prompts(prompts, prompted, tokenizer, config.align_field_dropout, generator).to(
-                accelerator.device
-            )
-            if with_prompts
-            else None,
+        batch = batches.share(batches.draw(step), rank)
+        told = batch.reagents[: config.align_reagents_per_target * config.align_prompt_targets]
+        to_record = step % config.align_prompt_every == 0
+        tokens = None
+        if to_record and config.weights.keys() & PROMPT_LOSSES:
+            drop = np.random.default_rng([seed, step, rank, 1])
+            tokens = read_prompts(prompts, told, tokenizer, config.align_field_dropout, drop)
+        optimizer.zero_grad()
+        losses = backward_in_chunks(
+            trained,
+            partial(_read_chunks, bank, batch, tokens, config, [seed, step, rank], device),
+            _count_chunks(batch, config),
+            partial(
+                align_losses,
+                truth=_truth(batches, batch, effects, device),
+                weights=config.weights,
+                temperature=config.align_temperature,
+            ),
+            accelerator,
         )
         if not torch.isfinite(losses["loss"]):
             raise InputError(
                 f"phase align: the loss is {losses['loss'].item()} at step {step}: lower "
                 "align_learning_rate; the last checkpoint is kept"
             )
-        optimizer.zero_grad()
-        accelerator.backward(losses["loss"])
         accelerator.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if with_prompts:
+        if average is not None:
+            average.update_parameters(learnt)
+        if to_record:
             means = {k: accelerator.reduce(v.detach(), "mean").item() for k, v in losses.items()}
             accelerator.log(means, step=step)
             if accelerator.is_main_process:
@@ -215,6 +175,10 @@ def align(
                     file.write(json.dumps(record) + "\n")
         if (step + 1) % config.align_save_steps == 0 or step + 1 == config.align_steps:
             checkpoints.save(step + 1)
+    if average is not None:
+        with torch.no_grad():
+            for parameter, mean in zip(learnt, average.module.parameters(), strict=True):
+                parameter.copy_(mean)
     model.eval()
     merge_tower(model, ALIGN)
     state = accelerator.get_state_dict(trained)
@@ -231,6 +195,51 @@ def train_tower_and_heads(model: PeftModel) -> None:
         through_lora = ".base_layer." in name  # LoRA learns in its place
         frozen = name.startswith("backbone.") and "lora_" not in name
         parameter.requires_grad_(not (through_lora or frozen))
+
+
+def _read_chunks(
+    bank: WellBank,
+    batch: Batch,
+    tokens: BatchEncoding | None,
+    config: AlignConfig,
+    seed: list[int],
+    device: torch.device,
+) -> Iterator[tuple[Wells, Wells | None]]:
+    """Read a batch chunk by chunk, with the same sites of each well at every reading."""
+    generator = np.random.default_rng(seed)
+    count = _count_chunks(batch, config)
+    prompts = 0 if tokens is None else len(tokens["input_ids"])
+    for rows, told in zip(
+        split_rows(len(batch.rows), count), split_rows(prompts, count), strict=True
+    ):
+        wells = bank.batch(batch.rows[rows], generator)
+        yield (
+            {name: value.to(device) for name, value in wells.items()},
+            None
+            if tokens is None
+            else {name: value[told].to(device) for name, value in tokens.items()},
+        )
+
+
+def _count_chunks(batch: Batch, config: AlignConfig) -> int:
+    return math.ceil(len(batch.rows) / (config.align_chunk_wells or len(batch.rows)))
+
+
+def _truth(
+    batches: TargetBatches, batch: Batch, effects: np.ndarray, device: torch.device
+) -> Truth:
+    reagents = batches.reagent_of[batch.rows]
+
+    def on_device(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(device)
+
+    return Truth(
+        labels=on_device(batches.labels[reagents]),
+        reagents=on_device(reagents),
+        plates=on_device(batches.plate_of[batch.rows]),
+        effects=on_device(effects[batch.rows]),
+        reagents_per_label=batches.reagents_per_target,
+    )
 
 
 def _optimizer(groups: list[dict], name: str) -> torch.optim.Optimizer:

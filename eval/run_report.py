@@ -92,15 +92,15 @@ def target_figure(scores: dict[str, MatchingScore]) -> Figure:
 def history_figure(run: Path) -> Figure | None:
     """Losses of both phases over their steps."""
     curves: list[tuple[str, pd.Series]] = []
-    for phase, names in (("align", ("same_label", "prompt", "effect")), ("describe", ("loss",))):
+    for phase in ("align", "describe"):
         path = run / f"{phase}_history.jsonl"
         if not path.exists():
             continue
         lines = path.read_text().splitlines()
         history = pd.DataFrame([json.loads(line) for line in lines]).set_index("step")
-        for name in names:
-            if name in history:
-                curves.append((f"{phase}: {name.replace('_', ' ')}", history[name].dropna()))
+        parts = history.columns.drop("loss") if phase == "align" else ["loss"]
+        for name in parts:
+            curves.append((f"{phase}: {name.replace('_', ' ')}", history[name].dropna()))
     if not curves:
         return None
     drawing = Figure(figsize=(2.6 * len(curves), 2.4), layout="constrained")

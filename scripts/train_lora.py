@@ -33,8 +33,9 @@ from captions.descriptions import CHANGES, subject
 from captions.facts import CLEAR_EFFECT, EFFECT_COLUMNS, FACT_SLOTS, STRONG_EFFECT
 from captions.lessons import TOLD_EFFECT, draw_lessons
 from captions.slots import needed_stains
+from contrastive.configuration import AlignConfig
 from contrastive.plan import plan_text
-from contrastive.trainer import AlignConfig, align
+from contrastive.trainer import align
 from data.channels import CHANNELS, STAINS
 from data.errors import InputError
 from data.files import atomic_path

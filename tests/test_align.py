@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from tiny import tiny_adapter, tiny_bank, tiny_model
 
 from captions.prompts import PROMPT_FIELDS, join_fields
-from contrastive.trainer import AlignConfig, align
+from contrastive.configuration import AlignConfig
+from contrastive.trainer import align
 from data.errors import InputError
 from vlm.adapters import ALIGN
 from vlm.instruct import well_embeddings
@@ -128,16 +129,23 @@ def test_the_losses_fall_and_targets_come_together(tmp_path):
     fit_reference(untrained, bank)
     model = run(tmp_path, bank, config=settings(align_steps=40))
     records = history(tmp_path)
-    for part in ("loss", "prompt", "same_label", "effect"):
+    for part in ("loss", "clip", "same_label", "effect"):
         assert records[-1][part] < 0.9 * records[0][part], part
     assert gap(model) > gap(untrained) + 0.5
     assert [record["step"] for record in records] == list(range(0, 40, 2))
 
 
-def test_siglip_learns_too(tmp_path):
-    run(tmp_path, config=settings(align_loss="siglip", align_steps=30))
+ALONE = {"align_clip_weight": 0, "align_same_label_weight": 0, "align_effect_weight": 0}
+
+
+@pytest.mark.parametrize("loss", ["siglip", "cwcl", "soft_label", "replicate"])
+def test_every_loss_learns_by_itself(tmp_path, loss):
+    changed = ALONE | {f"align_{loss}_weight": 1.0, "align_steps": 24, "align_prompt_every": 1}
+    run(tmp_path, config=settings(**changed))
     records = history(tmp_path)
-    assert records[-1]["prompt"] < 0.9 * records[0]["prompt"]
+    assert set(records[0]) == {"step", "loss", loss}  # a weight of zero costs nothing
+    last = np.mean([record[loss] for record in records[-4:]])
+    assert last < 0.95 * np.mean([record[loss] for record in records[:4]])
 
 
 def test_only_what_should_be_trained_is_changed(tmp_path):
@@ -235,7 +243,7 @@ def test_field_dropout_reads_other_prompts_and_is_reproducible(tmp_path):
     def losses(name: str, dropout: float) -> list[float]:
         run(tmp_path / name, config=settings(align_steps=4, align_field_dropout=dropout))
         lines = (tmp_path / name / "align_history.jsonl").read_text().splitlines()
-        return [json.loads(line)["prompt"] for line in lines]
+        return [json.loads(line)["clip"] for line in lines]
 
     full, dropped = losses("full", 0.0), losses("dropped", 1.0)
     assert losses("again", 1.0) == dropped != full
@@ -243,6 +251,35 @@ def test_field_dropout_reads_other_prompts_and_is_reproducible(tmp_path):
         settings(align_field_dropout=2)
 
 
-def test_an_unknown_loss_is_named():
-    with pytest.raises(InputError, match="align_loss is 'hinge'; expected clip or siglip"):
-        AlignConfig(align_loss="hinge")
+def test_an_average_of_weights_ends_between_them_and_goes_on_exactly(tmp_path):
+    averaged = {"align_ema_decay": 0.8}
+    plain = run(tmp_path / "plain")
+    whole = run(tmp_path / "whole", config=settings(**averaged))
+    assert history(tmp_path / "whole") == history(tmp_path / "plain")  # it trains the same
+    name = "model.vision_tower.linear_maps"
+    start = tiny_model()[0].state_dict()[name]
+    ends = [model.get_base_model().state_dict()[name] - start for model in (plain, whole)]
+    assert 0.2 * ends[0].norm() < ends[1].norm() < 0.95 * ends[0].norm()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", broken(5, KeyboardInterrupt()), settings(**averaged))
+    resumed = run(tmp_path / "cut", config=settings(**averaged))
+    assert_same_weights(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"align_clip_weight": -1}, "align_clip_weight is -1; expected 0 or more"),
+        ({"align_cwcl_weight": float("nan")}, "align_cwcl_weight is nan"),
+        (ALONE, "no loss has a weight: set one of align_.*soft_label"),
+        (ALONE | {"align_clip_weight": 1}, "align_prompt_every is 2, and steps without prompts"),
+        ({"align_chunk_wells": 0}, "align_chunk_wells is 0; expected 1 or more"),
+        ({"align_num_same_plate": -2}, "align_num_same_plate is -2; expected 0 or more"),
+        ({"align_reagents_per_target": 0}, "align_reagents_per_target is 0"),
+        ({"align_temperature": 0}, "align_temperature is 0; expected above 0"),
+        ({"align_ema_decay": 1}, "align_ema_decay is 1; expected 0 to below 1"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(changed, message):
+    with pytest.raises(InputError, match=message):
+        settings(**changed)

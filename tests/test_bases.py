@@ -29,7 +29,8 @@ from transformers import (
 )
 from trl import SFTConfig
 
-from contrastive.trainer import AlignConfig, align
+from contrastive.configuration import AlignConfig
+from contrastive.trainer import align
 from data.channels import CHANNELS
 from data.errors import InputError
 from vlm.adapters import ALIGN, DESCRIBE, load_model, save_adapter, save_aligned, save_base

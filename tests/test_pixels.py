@@ -11,7 +11,8 @@ from test_align import prompts_of
 from tiny import READOUT_GROUPS, tiny_model
 from tiny_bases import save_tiny_base
 
-from contrastive.trainer import AlignConfig, align
+from contrastive.configuration import AlignConfig
+from contrastive.trainer import align
 from vlm.adapters import ALIGN, bare, load_model, save_aligned, save_base
 from vlm.instruct import well_embeddings
 from vlm.lora import LoraSettings, add_adapter, lora_config

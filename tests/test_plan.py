@@ -11,8 +11,9 @@ from tiny import tiny_model
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import LlamaConfig
 
+from contrastive.configuration import AlignConfig
 from contrastive.plan import plan_align
-from contrastive.trainer import AlignConfig, train_tower_and_heads
+from contrastive.trainer import train_tower_and_heads
 from vlm import CellPaintingVlmConfig, CellPaintingVlmForConditionalGeneration
 from vlm.adapters import ALIGN
 from vlm.lora import LoraSettings, add_adapter, lora_config

@@ -1,0 +1,449 @@
+"""What each part of phase align is worth, on targets that training never saw.
+
+    python benchmarks/align_ablation.py --data runs/quickstart/prepared --out runs/align_ablation
+    python benchmarks/align_ablation.py --out runs/align_ablation --table
+
+A row changes one thing of ours, which has the defaults of phase align: the losses, the prompts'
+fields, the reference, where the embedding is read from, the batches. Every row is trained on the
+same wells with the same seeds (all rows of the first seed, then of the second, ...), and writes one
+JSON a seed: given again, the command goes on. The table has, over held-out targets, normalised mAP
+of a fixed pool ((AP - chance) / (1 - chance), `eval.matching`) as mean over seeds with a 95 %
+bootstrap interval over labels, the paired difference from ours, and retrieval between wells and
+prompts.
+
+To be affordable on one core, prompts are by default read by a frozen sentence encoder, each once
+(`text_encoder: packaged:all-minilm-l6-v2` trains the same), and a well's sites are averaged before
+the tower. `--language_model packaged:smollm2-135m-instruct` takes neither short cut.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+from transformers import AutoProcessor, set_seed
+
+from captions.facts import EFFECT_COLUMNS
+from captions.mentions import TermIndex, held_out_terms
+from captions.prompts import build_prompts
+from contrastive.configuration import AlignConfig
+from contrastive.trainer import align
+from data.files import atomic_path
+from data.splits import unseen_targets
+from data.store import load_wells
+from eval.average_precision import unit_rows
+from eval.bootstrap import bootstrap_means, interval
+from eval.matching import gene_compound_matching, replicate_matching
+from eval.reagents import consensus
+from eval.run_metrics import classical_profiles
+from vlm.adapters import ALIGN, bare, load_base
+from vlm.instruct import well_embeddings
+from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
+from vlm.pretrained import PACKAGED_TEXT_ENCODER
+from vlm.processing import CellPaintingProcessor, prompt_ids
+from vlm.wells import WellBank, open_wells
+
+# tests/ and scripts/ are no packages.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from tiny import save_tiny_language_model
+from train_lora import TrainConfig, write_base
+
+KEY = ["Metadata_Plate", "Metadata_Well"]
+TASKS = ("gene_compound", "replicate")
+RANKS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    says : str
+        What differs from ours.
+    config : dict
+        Fields of `AlignConfig`.
+    preset, mask : str, tuple of str
+        Of the prompts, see `build_prompts`.
+    own_controls : bool
+        Whether a plate's own controls are its zero, or the reference fitted to all training plates.
+    source : str
+        Where the embedding is read from: "change", "tokens" (mean of all), "channels" (mean).
+    trained : bool
+    """
+
+    says: str
+    config: dict = field(default_factory=dict)
+    preset: str = "enriched"
+    mask: tuple[str, ...] = ()
+    own_controls: bool = True
+    source: str = "change"
+    trained: bool = True
+
+
+def instead_of_clip(loss: str) -> dict:
+    """Another loss between wells and prompts."""
+    return {"align_clip_weight": 0.0, f"align_{loss}_weight": 1.0}
+
+
+ONLY_CLIP = {
+    "align_same_label_weight": 0.0,
+    "align_effect_weight": 0.0,
+    "align_prompt_every": 1,
+    "align_num_unlabelled": 0,
+}
+ROWS = {
+    "classical": Row("classical features, no model", trained=False),
+    "untrained": Row("untrained model", trained=False),
+    "ours": Row("ours"),
+    "no_same_label": Row("without wells of one target", {"align_same_label_weight": 0.0}),
+    "no_prompts": Row("without prompts", {"align_clip_weight": 0.0}),
+    "no_effects": Row("without measured effects", {"align_effect_weight": 0.0}),
+    "replicate": Row("with cross-well alignment", {"align_replicate_weight": 1.0}),
+    "only_replicate": Row(
+        "cross-well alignment in place of wells of one target",
+        {"align_replicate_weight": 1.0, "align_same_label_weight": 0.0},
+    ),
+    "three_reagents": Row("three reagents a target", {"align_reagents_per_target": 3}),
+    "soft_label": Row("soft labels in place of CLIP", instead_of_clip("soft_label")),
+    "cwcl": Row("CWCL in place of CLIP", instead_of_clip("cwcl")),
+    "siglip": Row("SigLIP in place of CLIP", instead_of_clip("siglip")),
+    "plain_clip": Row("plain CLIP, plain prompts, nothing else", ONLY_CLIP, preset="plain"),
+    "average": Row("running average of weights, 0.98", {"align_ema_decay": 0.98}),
+    "fitted_reference": Row("one reference for all plates", own_controls=False),
+    "tokens": Row("read from all tokens", source="tokens"),
+    "channels": Row("read from the channel tokens", source="channels"),
+    "identity": Row("prompts: names only", mask=("structure", "mechanism", "function", "pathway")),
+    "no_function": Row("prompts without function", mask=("function",)),
+    "no_mechanism": Row("prompts without mechanism", mask=("mechanism",)),
+    "half_batch": Row("8 targets a batch", {"align_num_targets": 8}),
+    "same_plate": Row(
+        "8 targets, 16 same-plate negatives for 16 of the controls",
+        {"align_num_targets": 8, "align_num_same_plate": 16, "align_num_unlabelled": 16},
+    ),
+}
+
+
+def main() -> None:
+    """Train and score what is missing, print the table."""
+    options = parse()
+    out = Path(options.out)
+    if not options.table:
+        torch.set_num_threads(options.threads)
+        for seed in options.seeds:
+            for name in options.rows:
+                path = out / "rows" / f"{name}-{seed}.json"
+                if not path.is_file():
+                    found = score_row(name, seed, options)
+                    path.parent.mkdir(exist_ok=True, parents=True)
+                    with atomic_path(path) as temporary:
+                        temporary.write_text(json.dumps({"row": name, "seed": seed, **found}))
+    found = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
+    print(markdown(found))
+    if options.figure:
+        draw(found).savefig(options.figure)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="runs/quickstart/prepared", help="prepared store")
+    parser.add_argument("--out", default="runs/align_ablation", help="gets a JSON a row and seed")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--language_model", help="what reads prompts, with LoRA")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="only print what there is")
+    parser.add_argument("--figure", help="SVG to draw")
+    return parser.parse_args()
+
+
+def score_row(name: str, seed: int, options: argparse.Namespace) -> dict:
+    """Train a row's model with one seed; score it on the held-out targets."""
+    row, data, out = ROWS[name], Path(options.data), Path(options.out)
+    started = time.process_time()
+    if name == "classical":
+        meta, features = classical_profiles(data)
+        return score_wells(meta, features, seed)
+    base = out / f"base-{seed}"
+    if not base.is_dir():
+        make_base(data, base, seed, options.language_model)
+    model: Vlm = load_base(base)
+    processor = AutoProcessor.from_pretrained(base)
+    bank = open_wells(data, bare(model), processor)
+    if not row.own_controls:
+        bank = replace(bank, control_median=None)
+    read_from(model, row.source)
+    prompts = write_prompts(data, row)
+    if options.language_model is None:
+        model.text_encoder = KnownTexts(model, processor, prompts)
+        bank = MeanBank(**vars(bank))
+    if row.trained:
+        work = out / f"work-{name}-{seed}"
+        model = train(row, model, processor, bank, prompts, data, work, seed, options.steps)
+    embedded = well_embeddings(model, bank)
+    found = score_wells(bank.wells, embedded, seed)
+    found["retrieval"] = score_retrieval(model, processor, bank.wells, embedded, prompts)
+    return {**found, "cpu_seconds": round(time.process_time() - started, 1)}
+
+
+@dataclass
+class MeanBank(WellBank):
+    """A bank that averages the sites of a batch: the embedding is linear in them."""
+
+    def batch(self, rows, generator=None):
+        """As `WellBank.batch`, with one site a well."""
+        inputs = super().batch(rows, generator)
+        sites = inputs["channel_features"]
+        return inputs | {"channel_features": sites.mean(dim=1, keepdim=True)}
+
+
+class KnownTexts(torch.nn.Module):
+    """A frozen text encoder that has read all prompts before."""
+
+    def __init__(self, model: Vlm, processor: CellPaintingProcessor, prompts: pd.DataFrame):
+        super().__init__()
+        encoder, tokens = bare(model).text_encoder.eval(), processor.prompt_tokenizer
+        self.read: dict[tuple[int, ...], torch.Tensor] = {}
+        for text in set(prompts["prompt"]):
+            ids = prompt_tokens(tokens, text)
+            with torch.no_grad():
+                hidden = encoder(**ids).last_hidden_state
+            self.read[tuple(ids["input_ids"][0].tolist())] = hidden[0].mean(dim=0)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        """Give every token of a prompt the mean of all its tokens."""
+        texts = [
+            tuple(ids[mask.bool()].tolist())
+            for ids, mask in zip(input_ids, attention_mask, strict=True)
+        ]
+        known = torch.stack([self.read[text] for text in texts])
+        return SimpleNamespace(last_hidden_state=known[:, None].expand(-1, input_ids.shape[1], -1))
+
+
+def make_base(data: Path, folder: Path, seed: int, language_model: str | None) -> None:
+    """Build the untrained model of configs/quickstart.yaml."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # A text encoder reads: the language model takes no part, and may be tiny.
+        config = TrainConfig(
+            data=str(data),
+            out=scratch,
+            language_model=language_model or str(save_tiny_language_model(Path(scratch))),
+            text_encoder=None if language_model else PACKAGED_TEXT_ENCODER,
+            num_text_layers=8 if language_model else None,
+        )
+        set_seed(seed)
+        write_base(config, Accelerator(cpu=True), folder)
+
+
+def read_from(model: Vlm, source: str) -> None:
+    """Let the embedding be read from elsewhere than the change."""
+    places = {
+        "change": slice(0, 1),
+        "tokens": slice(None),
+        "channels": slice(-len(bare(model).config.vision_config.channels), None),
+    }
+
+    def reread(tower, inputs, seen):
+        seen.pooler_output = seen.last_hidden_state[:, places[source]].mean(dim=1)
+        return seen
+
+    bare(model).model.vision_tower.register_forward_hook(reread)
+
+
+def write_prompts(data: Path, row: Row) -> pd.DataFrame:
+    """Write the store's prompts with a row's preset and fields, as build_captions.py does."""
+    wells = load_wells(data)
+    reagents, genes = (
+        pd.read_parquet(data / "captions" / f"{name}.parquet") for name in ("reagents", "genes")
+    )
+    held_out = TermIndex(held_out_terms(unseen_targets(wells), reagents, genes))
+    chosen = {"preset": row.preset, "mask": row.mask, "held_out": held_out}
+    return build_prompts(wells, reagents, genes, **chosen).table
+
+
+def train(
+    row: Row,
+    model: Vlm,
+    processor: CellPaintingProcessor,
+    bank: WellBank,
+    prompts: pd.DataFrame,
+    data: Path,
+    work: Path,
+    seed: int,
+    steps: int,
+) -> Vlm:
+    """Train phase align on the training targets."""
+    settings = {"align_steps": steps, "align_prompt_every": 5, "align_save_steps": steps}
+    config = AlignConfig(**(settings | row.config))
+    training = bank.query("Metadata_split == 'train'")
+    effects = pd.read_parquet(data / "captions" / "effects.parquet")
+    effects = training.wells[KEY].merge(effects, on=KEY, how="left")[list(EFFECT_COLUMNS)]
+    set_seed(seed)
+    model = add_adapter(model, ALIGN, lora_config(LoraSettings(), describe=False))
+    if work.is_dir():  # an interrupted row is trained anew
+        shutil.rmtree(work)
+    align(
+        model, processor.prompt_tokenizer, training, prompts, effects.to_numpy(np.float32),
+        config, work, seed, Accelerator(cpu=True),
+    )  # fmt: skip
+    shutil.rmtree(work)
+    return model
+
+
+def score_wells(meta: pd.DataFrame, features: np.ndarray, seed: int) -> dict:
+    """Score gene-compound and replicate matching of the held-out targets' wells."""
+    held_out = (meta["Metadata_split"] == "test") & (meta["Metadata_target_list"] != "")
+    test = held_out.to_numpy()
+    scores = {
+        "gene_compound": gene_compound_matching(meta, features, null_size=100, seed=seed),
+        "replicate": replicate_matching(meta[test], features[test], null_size=100, seed=seed),
+    }
+    return {
+        task: {
+            "normalized_map": score.normalized_map,
+            "map": score.map,
+            "chance": score.chance,
+            "labels": score.labels.set_index("label")["normalized_map"].to_dict(),
+        }
+        for task, score in scores.items()
+    }
+
+
+def score_retrieval(
+    model: Vlm,
+    processor: CellPaintingProcessor,
+    wells: pd.DataFrame,
+    embedded: np.ndarray,
+    prompts: pd.DataFrame,
+) -> dict:
+    """Recall between reagents of held-out targets (their wells' mean) and their prompts.
+
+    Reagents with one text (two guides of a gene) are one candidate, so that nothing is found
+    twice. Only targets with compounds and genetic reagents: the others are inactive in the
+    simulation.
+    """
+    compound = wells["Metadata_modality"] == "compound"
+    both = set(wells[compound]["Metadata_target_list"]) & set(
+        wells[~compound]["Metadata_target_list"]
+    )
+    rows = (wells["Metadata_split"] == "test") & wells["Metadata_target_list"].isin(both - {""})
+    meta = wells[rows].merge(prompts[["Metadata_broad_sample", "prompt"]])
+    pool, unit = consensus(meta, embedded[rows.to_numpy()], ["prompt"], how="mean")
+    with torch.no_grad():
+        tokens = processor.prompt_tokenizer
+        ids = [prompt_tokens(tokens, text) for text in pool["prompt"]]
+        told = unit_rows(
+            np.concatenate([bare(model).embed_prompts(**one).numpy() for one in ids]).astype(float)
+        )
+    cosine = told @ unit.T
+    n = len(pool)
+    found = {"candidates": n}
+    for way, similarity in (("text_to_well", cosine), ("well_to_text", cosine.T)):
+        rank = (similarity > np.diag(similarity)[:, None]).sum(axis=1)
+        found[way] = {str(k): float((rank < k).mean()) for k in RANKS}
+    found["chance"] = {str(k): min(k / n, 1.0) for k in RANKS}
+    return found
+
+
+def prompt_tokens(tokenizer, text: str) -> dict[str, torch.Tensor]:
+    """Token ids of one prompt, as phase align reads it."""
+    ids = torch.tensor([prompt_ids(tokenizer, text)])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def by_label(found: list[dict], name: str, task: str) -> pd.DataFrame:
+    """Normalised mAP of a row: labels by seeds."""
+    return pd.DataFrame(
+        {one["seed"]: one[task]["labels"] for one in found if one["row"] == name}
+    ).sort_index()
+
+
+def summarize(found: list[dict], name: str, task: str) -> tuple[float, float, float, pd.Series]:
+    """Mean over seeds and labels, its interval over labels, and the labels' means."""
+    labels = by_label(found, name, task).mean(axis=1)
+    low, high = interval(bootstrap_means(labels.to_numpy(), np.arange(len(labels))))
+    return float(labels.mean()), low, high, labels
+
+
+def difference(found: list[dict], name: str, task: str) -> tuple[float, float, float]:
+    """Paired difference from ours on the same seeds and labels, with its interval over labels."""
+    mine, ours = by_label(found, name, task), by_label(found, "ours", task)
+    seeds = [seed for seed in mine if seed in ours]
+    off = (mine[seeds] - ours[seeds]).mean(axis=1)
+    low, high = interval(bootstrap_means(off.to_numpy(), np.arange(len(off))))
+    return float(off.mean()), low, high
+
+
+def markdown(found: list[dict]) -> str:
+    """Write the table."""
+    names = [name for name in ROWS if any(one["row"] == name for one in found)]
+    lines = [
+        "| row | seeds | gene-compound | minus ours | replicate | minus ours "
+        "| text to well R@1/5/10 | well to text R@1/5/10 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        mine = [one for one in found if one["row"] == name]
+        cells = [ROWS[name].says, str(len(mine))]
+        for task in TASKS:
+            mean, low, high, _ = summarize(found, name, task)
+            cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+            if name == "ours" or "ours" not in names:
+                cells.append("")
+            else:
+                off, low, high = difference(found, name, task)
+                cells.append(f"{off:+.3f} [{low:+.3f}, {high:+.3f}]")
+        for way in ("text_to_well", "well_to_text"):
+            cells.append(recall_cell([one for one in mine if "retrieval" in one], way))
+        lines.append(f"| {' | '.join(cells)} |")
+    told = [one["retrieval"] for one in found if "retrieval" in one]
+    if told:
+        chance = "/".join(f"{told[0]['chance'][str(k)]:.2f}" for k in RANKS)
+        lines.append(f"\nRetrieval among {told[0]['candidates']} candidates; chance {chance}.")
+    return "\n".join(lines)
+
+
+def recall_cell(scored: list[dict], way: str) -> str:
+    """Mean recalls over seeds."""
+    if not scored:
+        return ""
+    return " / ".join(
+        f"{np.mean([one['retrieval'][way][str(k)] for one in scored]):.2f}" for k in RANKS
+    )
+
+
+def draw(found: list[dict]) -> Figure:
+    """Gene-compound mAP of every row, with its interval and its seeds."""
+    names = [name for name in ROWS if any(one["row"] == name for one in found)][::-1]
+    drawing = Figure(figsize=(8, 0.32 * len(names) + 0.8), layout="constrained")
+    axes = drawing.subplots(1, 2, sharey=True)
+    for axis, task in zip(axes, TASKS, strict=True):
+        for place, name in enumerate(names):
+            mean, low, high, _ = summarize(found, name, task)
+            colour = "#0b5cad" if name == "ours" else "#8a97a6"
+            axis.plot([low, high], [place, place], color=colour)
+            axis.plot(mean, place, "o", color=colour)
+            each = by_label(found, name, task).mean()
+            axis.plot(each, np.full(len(each), place), "|", color="black", markersize=5)
+        axis.set_title(f"{task.replace('_', '-')}: normalised mAP", fontsize=9)
+        axis.axvline(0, color="#b3261e", linewidth=0.8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(names)), [ROWS[name].says for name in names], fontsize=8)
+    return drawing
+
+
+if __name__ == "__main__":
+    main()
