@@ -141,7 +141,9 @@ class TrainConfig:
     )
     measured_dialogues: int | None = field(
         default=None,
-        metadata={"help": "so many dialogues about training wells are learned from; all by default"},
+        metadata={
+            "help": "so many dialogues about training wells are learned from; all by default"
+        },
     )
     num_latents: int = field(
         default=4, metadata={"help": "queries of the cross-channel transformer"}

@@ -103,7 +103,8 @@ def _heat(
             pushed = torch.einsum("cf,cfhw->chw", own_gain, feature_map)
             pushed = pushed - (own_gain * own_center).sum(dim=1)[:, None, None]
             # A position of the map weighs what its pixels weigh, averaged: go back the same way.
-            pool = partial(F.adaptive_avg_pool2d, output_size=feature_map.shape[-2:])
+            h, w = feature_map.shape[-2:]
+            pool = partial(F.adaptive_avg_pool2d, output_size=(h, w))
             pooled, back = torch.func.vjp(pool, weight)[:2]
             total = pooled.sum(dim=(1, 2), keepdim=True).clamp_min(1e-6)
             heat += weight * back(pushed)[0] / total

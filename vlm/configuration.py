@@ -62,7 +62,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
             self.backbone_config = AutoConfig.for_model(values.pop("model_type"), **values)
         self.channels = list(self.channels)
         self.readout_groups = list(self.readout_groups)
-        stains = self.readout_stains or [()] * len(self.readout_groups)
+        stains = self.readout_stains or [[]] * len(self.readout_groups)
         self.readout_stains = [list(names) for names in stains]
         self.num_statements = min(self.num_statements, len(self.readout_groups))
         super().__post_init__(**kwargs)

@@ -55,7 +55,8 @@ def begin_with_words(
         When the projector has fewer units than the words need.
     """
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    words = _Words(projector, model.get_input_embeddings().weight, tokenizer)
+    layers = (projector.linear_1, projector.linear_2)
+    words = _Words(layers, model.get_input_embeddings().weight, tokenizer)
     # Codes are at right angles and of length one, so a code is also what reads it out.
     for code, (high, low) in zip(tower.readout_codes, changes, strict=True):
         words.say_beyond(told_from, code, high, UNCHANGED)
@@ -78,9 +79,12 @@ class _Words:
     """The units of a projector, given out one after the other."""
 
     def __init__(
-        self, projector: nn.Module, embeddings: torch.Tensor, tokenizer: PreTrainedTokenizerBase
+        self,
+        layers: tuple[nn.Linear, nn.Linear],
+        embeddings: torch.Tensor,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        self.projector, self.embeddings, self.tokenizer = projector, embeddings, tokenizer
+        self.layers, self.embeddings, self.tokenizer = layers, embeddings, tokenizer
         self.units: list[tuple[torch.Tensor, float, torch.Tensor]] = []  # direction, bias, meaning
 
     def say(self, direction: torch.Tensor, word: str) -> None:
@@ -100,12 +104,12 @@ class _Words:
 
     def write(self) -> None:
         """Put the units into the projector; those that are left over say next to nothing."""
-        first, second = self.projector.linear_1, self.projector.linear_2
+        first, second = self.layers
         if len(self.units) > first.out_features:
             raise ValueError(
                 f"the projector has {first.out_features} units, words need {len(self.units)}"
             )
-        for layer in (first, second):
+        for layer in self.layers:
             nn.init.normal_(layer.weight, std=NOISE)
             nn.init.zeros_(layer.bias)
         for unit, (direction, bias, meaning) in enumerate(self.units):

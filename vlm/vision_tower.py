@@ -325,9 +325,9 @@ class CellPaintingVisionTower(PreTrainedModel):
         codes = torch.cat(self._codes())  # (N, D)
         return tokens - tokens @ codes.T @ codes
 
-    def _codes(self) -> list[nn.Parameter]:
+    def _codes(self) -> tuple[torch.Tensor, ...]:
         """All that tokens are written with, at right angles to each other."""
-        return [self.readout_codes, self.group_codes, self.change_code, self.missing_codes]
+        return (self.readout_codes, self.group_codes, self.change_code, self.missing_codes)
 
     def _mark_missing(self, channels: torch.Tensor, channel_mask: torch.Tensor) -> torch.Tensor:
         """Let the tokens (B, C, D) of channels that were not imaged say so."""
@@ -360,7 +360,7 @@ class CellPaintingVisionTower(PreTrainedModel):
 def _needed_stains(config: CellPaintingVisionConfig) -> torch.Tensor:
     """(K, stains) bool: what each readout needs."""
     needs = torch.zeros(len(config.readout_groups), len(STAINS), dtype=torch.bool)
-    for row, names in enumerate(config.readout_stains):
+    for row, names in enumerate(config.readout_stains or ()):
         needs[row, [stain_index(name) for name in names]] = True
     return needs
 
