@@ -211,8 +211,9 @@ def quickstart_sections(
                     "counts against all measured facts of a well, recall against the first six, "
                     "which are what a description states. Blank and shuffled images, and the same "
                     "sentence for every well, say how much is known without looking. Silence is "
-                    "right where nothing was measured to change. Confidence is the mean probability "
-                    "of a claim's words, its calibration error how far that is from the truth."
+                    "right where nothing was measured to change. Confidence is the mean "
+                    "probability of a claim's words, its calibration error how far that is from "
+                    "the truth."
                 ),
                 table(parts_table(details, "channel")),
                 table(parts_table(details, "property")),
