@@ -3,6 +3,7 @@
 python scripts/describe_well.py --model RUN --data PREPARED --plate P --well W --verify true
 python scripts/describe_well.py ... --well W --ask "Are the nuclei larger?" --json true
 python scripts/describe_well.py ... --well W --chat true
+python scripts/describe_well.py ... --well C05,D07,E09 --compare true
 python scripts/describe_well.py ... --plate P --out descriptions.parquet
 
 Many wells are written part by part: the same command goes on where it was interrupted.
@@ -21,6 +22,7 @@ from _answers import Reply, answer_wells
 from _cli import parse_config, run_main
 
 from captions.asking import MAX_QUESTION
+from captions.comparison import compare
 from captions.descriptions import STYLES
 from captions.facts import measure_effects, measure_facts
 from captions.questions import DESCRIBE
@@ -45,7 +47,9 @@ class DescribeConfig:
     model: str = field(metadata={"help": "run or model folder"})
     data: str = field(metadata={"help": "prepared store"})
     plate: str | None = field(default=None, metadata={"help": "barcode; all plates by default"})
-    well: str | None = field(default=None, metadata={"help": "like B07; all wells by default"})
+    well: str | None = field(
+        default=None, metadata={"help": "like B07, or B07,C05; all wells by default"}
+    )
     query: str | None = field(default=None, metadata={"help": "pandas query on wells"})
     ask: str = field(
         default=DESCRIBE,
@@ -69,6 +73,10 @@ class DescribeConfig:
     hypotheses: bool = field(
         default=False,
         metadata={"help": "say, apart, which targets the nearest training reagents suggest"},
+    )
+    compare: bool = field(
+        default=False,
+        metadata={"help": "also say what the wells have in common, and which is unlike the others"},
     )
     chat: bool = field(
         default=False,
@@ -99,6 +107,10 @@ def main() -> None:
     bank = whole.select(_chosen(config, whole))
     if config.query:
         bank = bank.query(config.query)
+    if config.compare and (len(bank) < 2 or config.json or config.out):
+        raise InputError(
+            f"--compare prints on two wells or more, without --json and --out; {len(bank)} fit"
+        )
     if config.chat and len(bank) != 1:
         raise InputError(f"--chat is about one well: give --plate and --well; {len(bank)} fit")
     tokens, imaged = _tokens(config.image, model, whole, bank), _imaged(config.data, bank)
@@ -133,12 +145,16 @@ def main() -> None:
         found = list(records(0, len(bank)))
         print(json.dumps(found if len(found) > 1 else found[0], indent=2))
     else:
-        wells = bank.wells[KEY].itertuples(index=False, name=None)
-        for row, (key, reply) in enumerate(zip(wells, answer(0, len(bank)), strict=True)):
+        wells = list(bank.wells[KEY].itertuples(index=False, name=None))
+        replies = answer(0, len(bank))
+        for row, (key, reply) in enumerate(zip(wells, replies, strict=True)):
             print(f"{key[0]} {key[1]}: {reply.text}")
             _print_more(reply, measured.get(key), config.verify)
             if guesses is not None:
                 print(f"  hypothesis, not observed: {guesses[row]['text']}")
+        if config.compare:
+            said = {" ".join(key): reply.text for key, reply in zip(wells, replies, strict=True)}
+            print(compare(said))
 
 
 def chat(answer, measured: Measurement | None, verified: bool) -> None:
@@ -167,9 +183,11 @@ def _chosen(config: DescribeConfig, bank: WellBank) -> np.ndarray:
     for option, column in (("plate", "Plate"), ("well", "Well")):
         wanted = getattr(config, option)
         if wanted is not None:
-            keep &= (bank.wells[f"Metadata_{column}"] == wanted).to_numpy()
-            if not keep.any():
-                raise InputError(f"{config.data}: no well has {option} {wanted!r}")
+            names = wanted.split(",")
+            for name in names:
+                if not (keep & (bank.wells[f"Metadata_{column}"] == name).to_numpy()).any():
+                    raise InputError(f"{config.data}: no well has {option} {name!r}")
+            keep &= bank.wells[f"Metadata_{column}"].isin(names).to_numpy()
     return keep
 
 

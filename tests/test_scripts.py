@@ -234,6 +234,11 @@ def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
     code, printed, _ = run("describe_well", *one, "--ask", "How sure are you?")
     assert code == 0
 
+    two = (*common, "--well", ",".join(plate["Metadata_Well"].iloc[:2]))
+    code, printed, _ = run("describe_well", *two, "--compare", "true")
+    assert code == 0
+    assert printed.splitlines()[-1].endswith("% of claims are shared.")
+
     asked = "What changed in Actin?\nzebra?\nWhat changed in GFP?\n\nWhat changed in ER?\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(asked))
     code, printed, _ = run("describe_well", *one, "--chat", "true")
