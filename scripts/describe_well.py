@@ -11,8 +11,8 @@ Many wells are written part by part: the same command goes on where it was inter
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,13 @@ from _answers import Reply, answer_wells
 from _cli import parse_config, run_main
 
 from captions.asking import MAX_QUESTION
+from captions.cells import slot_deltas
 from captions.comparison import compare
 from captions.descriptions import STYLES
 from captions.facts import measure_effects, measure_facts
 from captions.questions import DESCRIBE
 from captions.verification import Measurement, measurements, report_verdicts, verify
+from data.cells import measure_stored_cells
 from data.errors import InputError
 from data.resume import write_in_parts
 from data.store import load_manifest, load_profiles
@@ -69,6 +71,13 @@ class DescribeConfig:
     verify: bool = field(
         default=False,
         metadata={"help": "hold each claim against the store's measured effects, say how sure"},
+    )
+    cells: bool = field(
+        default=False,
+        metadata={
+            "help": "with --verify: also measure the cells of the wells and of controls now "
+            "(seconds a well), and say Cliff's delta of each claim"
+        },
     )
     hypotheses: bool = field(
         default=False,
@@ -115,6 +124,8 @@ def main() -> None:
         raise InputError(f"--chat is about one well: give --plate and --well; {len(bank)} fit")
     tokens, imaged = _tokens(config.image, model, whole, bank), _imaged(config.data, bank)
     measured = _measurements(config.data)
+    if config.cells:
+        measured |= _with_cells(config.data, whole.wells, bank.wells, measured)
     guesses = _hypotheses(config, model, whole, bank) if config.hypotheses else None
 
     def answer(start: int, stop: int, question: str = config.ask) -> list[Reply]:
@@ -228,6 +239,28 @@ def _measurements(data: str) -> dict[tuple[str, str], Measurement]:
     else:
         return {}
     return measurements(facts, effects)
+
+
+def _with_cells(
+    data: str,
+    wells: pd.DataFrame,
+    asked: pd.DataFrame,
+    measured: Mapping[tuple[str, str], Measurement],
+) -> dict[tuple[str, str], Measurement]:
+    """Add Cliff's deltas of single cells, measured now, to the measurements of some wells."""
+    found = {}
+    for plate, own in asked.groupby("Metadata_Plate"):
+        is_control = (wells["Metadata_Plate"] == plate) & (
+            wells["Metadata_control_type"] == "negcon"
+        )
+        if not is_control.any():
+            raise InputError(f"--cells: plate {plate} has no controls to compare cells with")
+        controls = measure_stored_cells(data, plate, set(wells["Metadata_Well"][is_control]))
+        for well in own["Metadata_Well"]:
+            cells = measure_stored_cells(data, plate, [well])
+            before = measured.get((plate, well), Measurement({}, []))
+            found[plate, well] = replace(before, deltas=slot_deltas(cells, controls))
+    return found
 
 
 def _hypotheses(config: DescribeConfig, model: Vlm, whole: WellBank, bank: WellBank) -> list[dict]:

@@ -216,7 +216,7 @@ def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
     plate = wells[wells["Metadata_Plate"] == "SIMC01"]
     one = (*common, "--well", plate["Metadata_Well"].iloc[0])
 
-    more = ("--verify", "true", "--hypotheses", "true", "--json", "true")
+    more = ("--verify", "true", "--cells", "true", "--hypotheses", "true", "--json", "true")
     code, printed, _ = run("describe_well", *one, *more)
     assert code == 0
     record = json.loads(printed)
