@@ -69,7 +69,7 @@ def subject(slot: Slot) -> str:
 
 
 def describe_facts(facts: Sequence[Stateable], style: str = "by_subject") -> str:
-    """State facts in a few words each, in their order, those of one subject in a row together.
+    """State facts in a few words each, in their order; one subject's in a row stand together.
 
     Parameters
     ----------

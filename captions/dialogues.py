@@ -11,8 +11,9 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from captions.facts import Fact, facts_by_well
+from captions.facts import facts_by_well
 from captions.questions import DESCRIBE, Answer, describe, questions
 from data.channels import STAINS
 from data.errors import InputError
@@ -24,6 +25,7 @@ DIALOGUE_COLUMNS = (
     "kind",
     "question",
     "answer",
+    "answer_kind",
     "evidence",
 )
 
@@ -61,8 +63,8 @@ def build_dialogues(
     Returns
     -------
     DataFrame
-        `DIALOGUE_COLUMNS`; kind is "description" or "question", evidence a JSON list of the facts
-        that the answer states.
+        `DIALOGUE_COLUMNS`; kind is "description" or "question", answer_kind what the answer comes
+        down to ("increased", "no change"), evidence a JSON list of the facts that it states.
 
     Raises
     ------
@@ -100,6 +102,38 @@ def build_dialogues(
     return table.sort_values(list(DIALOGUE_COLUMNS[:4]), kind="stable", ignore_index=True)
 
 
+def guess_without_looking(dialogues: pd.DataFrame) -> pd.DataFrame:
+    """Answer every question with its most frequent kind of answer, never looking at a well.
+
+    Parameters
+    ----------
+    dialogues : DataFrame
+        From `build_dialogues`. Guesses are learnt on the split "train", and scored on the others;
+        on "train" itself where there is no other.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by question: n, kinds (of answers), accuracy of the guess, chance (1 / kinds), and
+        answerable: whether it is right more often than chance (one-sided binomial test, p < 0.01),
+        or there is but one answer. A score over questions leaves the answerable ones out.
+    """
+    asked = dialogues[dialogues["kind"] == "question"]
+    learnt = asked[asked["Metadata_split"] == "train"]
+    scored = asked[asked["Metadata_split"] != "train"]
+    scored = learnt if scored.empty else scored
+    guesses = learnt.groupby("question")["answer_kind"].agg(lambda kinds: kinds.mode()[0])
+    rows = {}
+    for question, kinds in scored.groupby("question")["answer_kind"]:
+        right = int((kinds == guesses.get(question)).sum())
+        n, different = len(kinds), kinds.nunique()
+        surprise = stats.binomtest(right, n, 1 / different, alternative="greater").pvalue
+        answerable = different == 1 or surprise < 0.01
+        rows[question] = (n, different, right / n, 1 / different, answerable)
+    columns = ["n", "kinds", "accuracy", "chance", "answerable"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
 def _deal_out(
     asked: Mapping[str, Mapping[str, list[tuple[str, str, Answer]]]],
     wanted: int,
@@ -132,8 +166,5 @@ def _supply(kinds: Mapping[str, list]) -> int:
 def _row(
     plate: str, well: str, split: str, kind: str, question: str, answer: Answer
 ) -> tuple[str, ...]:
-    return (plate, well, split, kind, question, answer.text, _to_json(answer.evidence))
-
-
-def _to_json(evidence: Sequence[Fact]) -> str:
-    return json.dumps([asdict(fact) for fact in evidence])
+    evidence = json.dumps([asdict(fact) for fact in answer.evidence])
+    return (plate, well, split, kind, question, answer.text, answer.kind, evidence)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,14 @@ _UNCHANGED = re.compile(
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured in one well: the effect of every slot (no NaN), and which are facts."""
+    """What was measured in one well: the effect of every slot (no NaN), and which are facts.
+
+    `deltas` are `captions.cells.slot_deltas` of its single cells, where those were measured.
+    """
 
     effects: Mapping[Slot, float]
     facts: Sequence[Fact]
+    deltas: Mapping[Slot, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Verdict:
     """A claim (or "no change") beside its measurement.
 
     `effect` is None where the slot was not measured, `q_value` and `feature` where it is no fact,
-    `confidence` where the text came without probabilities.
+    `confidence` where the text came without probabilities, `cliffs_delta` where no single cells
+    were measured.
     """
 
     claim: str
@@ -42,6 +47,7 @@ class Verdict:
     feature: str | None = None
     measured: str = ""
     confidence: float | None = None
+    cliffs_delta: float | None = None
 
 
 def measurements(facts: pd.DataFrame, effects: pd.DataFrame) -> dict[tuple[str, str], Measurement]:
@@ -104,13 +110,16 @@ def _verdict(
 ) -> Verdict:
     slot, name, confidence = said.claim.slot, statement(said), sure.get(said.claim)
     effect = None if measured is None else measured.effects.get(slot)
+    delta = None if measured is None else measured.deltas.get(slot)
     if measured is None or effect is None:
-        return Verdict(name, UNMEASURED, confidence=confidence)
+        return Verdict(name, UNMEASURED, confidence=confidence, cliffs_delta=delta)
     fact = next((fact for fact in measured.facts if fact.claim.slot == slot), None)
     if fact is None:
-        return Verdict(name, CONTRADICTED, effect, None, None, "no significant change", confidence)
+        shown = "no significant change"
+        return Verdict(name, CONTRADICTED, effect, None, None, shown, confidence, delta)
     verdict = SUPPORTED if fact.direction == said.claim.direction else CONTRADICTED
-    return Verdict(name, verdict, effect, fact.q_value, fact.feature, statement(fact), confidence)
+    evidence = (effect, fact.q_value, fact.feature, statement(fact))
+    return Verdict(name, verdict, *evidence, confidence, delta)
 
 
 def not_said(text: str, measured: Measurement) -> list[Fact]:
@@ -172,6 +181,7 @@ def report_verdicts(text: str, measured: Measurement | None, verdicts: Sequence[
         sure = "" if one.confidence is None else f", {one.confidence:.2f} sure"
         effect = "" if one.effect is None else f" ({one.effect:+.1f})"
         grounds = f"measured: {one.measured}{effect}" if one.measured else "not measured"
+        grounds += "" if one.cliffs_delta is None else f", cells {one.cliffs_delta:+.2f}"
         lines.append(f"  {one.verdict:<13}{one.claim}{sure}; {grounds}")
     if measured is not None:
         lines += [

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -309,7 +310,7 @@ def _count_claims(predicted: Claims, measured: Claims, to_say: Claims) -> NDArra
     return counts
 
 
-def _ratios(counts: NDArray) -> NDArray[np.float64]:
+def _ratios(counts: NDArray[Any]) -> NDArray[np.float64]:
     """`SCORES` (..., 4) of summed counts (..., 5)."""
 
     def ratio(one: NDArray, other: NDArray) -> NDArray[np.float64]:

@@ -212,7 +212,8 @@ def quickstart_sections(
                     "which are what a description states. Blank and shuffled images, and the same "
                     "sentence for every well, say how much is known without looking. Silence is "
                     "right where nothing was measured to change. Confidence is the mean "
-                    "probability of a claim's words, its calibration error how far that is from the truth."
+                    "probability of a claim's words, its calibration error how far that is from "
+                    "the truth."
                 ),
                 table(parts_table(details, "channel")),
                 table(parts_table(details, "property")),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from _cli import parse_config, run_main
 
-from captions.dialogues import QUESTIONS_PER_WELL, build_dialogues
+from captions.dialogues import QUESTIONS_PER_WELL, build_dialogues, guess_without_looking
 from captions.facts import compare_with_controls, measure_effects, measure_facts
 from captions.knowledge import Knowledge, describe_reagents, load_knowledge
 from captions.knowledge.drugbank import find_drugbank, read_full
@@ -175,6 +175,8 @@ def coverage(
         table[f"prompts with {name}"] = f"{said} of {(prompts[name] != '').sum()} known"
     for kind, count in dialogues["kind"].value_counts().items():
         table[f"dialogues: {kind}s"] = str(count)
+    guessed = guess_without_looking(dialogues)["answerable"]
+    table["questions that a guess answers"] = f"{guessed.sum()} of {len(guessed)}"
     return pd.Series(table)
 
 

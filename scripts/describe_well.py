@@ -3,6 +3,7 @@
 python scripts/describe_well.py --model RUN --data PREPARED --plate P --well W --verify true
 python scripts/describe_well.py ... --well W --ask "Are the nuclei larger?" --json true
 python scripts/describe_well.py ... --well W --chat true
+python scripts/describe_well.py ... --well C05,D07,E09 --compare true
 python scripts/describe_well.py ... --plate P --out descriptions.parquet
 
 Many wells are written part by part: the same command goes on where it was interrupted.
@@ -10,8 +11,8 @@ Many wells are written part by part: the same command goes on where it was inter
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,13 @@ from _answers import Reply, answer_wells
 from _cli import parse_config, run_main
 
 from captions.asking import MAX_QUESTION
+from captions.cells import slot_deltas
+from captions.comparison import compare
 from captions.descriptions import STYLES
 from captions.facts import measure_effects, measure_facts
 from captions.questions import DESCRIBE
 from captions.verification import Measurement, measurements, report_verdicts, verify
+from data.cells import measure_stored_cells
 from data.errors import InputError
 from data.resume import write_in_parts
 from data.store import load_manifest, load_profiles
@@ -45,7 +49,9 @@ class DescribeConfig:
     model: str = field(metadata={"help": "run or model folder"})
     data: str = field(metadata={"help": "prepared store"})
     plate: str | None = field(default=None, metadata={"help": "barcode; all plates by default"})
-    well: str | None = field(default=None, metadata={"help": "like B07; all wells by default"})
+    well: str | None = field(
+        default=None, metadata={"help": "like B07, or B07,C05; all wells by default"}
+    )
     query: str | None = field(default=None, metadata={"help": "pandas query on wells"})
     ask: str = field(
         default=DESCRIBE,
@@ -66,9 +72,20 @@ class DescribeConfig:
         default=False,
         metadata={"help": "hold each claim against the store's measured effects, say how sure"},
     )
+    cells: bool = field(
+        default=False,
+        metadata={
+            "help": "with --verify: also measure the cells of the wells and of controls now "
+            "(seconds a well), and say Cliff's delta of each claim"
+        },
+    )
     hypotheses: bool = field(
         default=False,
         metadata={"help": "say, apart, which targets the nearest training reagents suggest"},
+    )
+    compare: bool = field(
+        default=False,
+        metadata={"help": "also say what the wells have in common, and which is unlike the others"},
     )
     chat: bool = field(
         default=False,
@@ -99,10 +116,16 @@ def main() -> None:
     bank = whole.select(_chosen(config, whole))
     if config.query:
         bank = bank.query(config.query)
+    if config.compare and (len(bank) < 2 or config.json or config.out):
+        raise InputError(
+            f"--compare prints on two wells or more, without --json and --out; {len(bank)} fit"
+        )
     if config.chat and len(bank) != 1:
         raise InputError(f"--chat is about one well: give --plate and --well; {len(bank)} fit")
     tokens, imaged = _tokens(config.image, model, whole, bank), _imaged(config.data, bank)
     measured = _measurements(config.data)
+    if config.cells:
+        measured |= _with_cells(config.data, whole.wells, bank.wells, measured)
     guesses = _hypotheses(config, model, whole, bank) if config.hypotheses else None
 
     def answer(start: int, stop: int, question: str = config.ask) -> list[Reply]:
@@ -133,12 +156,16 @@ def main() -> None:
         found = list(records(0, len(bank)))
         print(json.dumps(found if len(found) > 1 else found[0], indent=2))
     else:
-        wells = bank.wells[KEY].itertuples(index=False, name=None)
-        for row, (key, reply) in enumerate(zip(wells, answer(0, len(bank)), strict=True)):
+        wells = list(bank.wells[KEY].itertuples(index=False, name=None))
+        replies = answer(0, len(bank))
+        for row, (key, reply) in enumerate(zip(wells, replies, strict=True)):
             print(f"{key[0]} {key[1]}: {reply.text}")
             _print_more(reply, measured.get(key), config.verify)
             if guesses is not None:
                 print(f"  hypothesis, not observed: {guesses[row]['text']}")
+        if config.compare:
+            said = {" ".join(key): reply.text for key, reply in zip(wells, replies, strict=True)}
+            print(compare(said))
 
 
 def chat(answer, measured: Measurement | None, verified: bool) -> None:
@@ -167,9 +194,11 @@ def _chosen(config: DescribeConfig, bank: WellBank) -> np.ndarray:
     for option, column in (("plate", "Plate"), ("well", "Well")):
         wanted = getattr(config, option)
         if wanted is not None:
-            keep &= (bank.wells[f"Metadata_{column}"] == wanted).to_numpy()
-            if not keep.any():
-                raise InputError(f"{config.data}: no well has {option} {wanted!r}")
+            names = wanted.split(",")
+            for name in names:
+                if not (keep & (bank.wells[f"Metadata_{column}"] == name).to_numpy()).any():
+                    raise InputError(f"{config.data}: no well has {option} {name!r}")
+            keep &= bank.wells[f"Metadata_{column}"].isin(names).to_numpy()
     return keep
 
 
@@ -210,6 +239,28 @@ def _measurements(data: str) -> dict[tuple[str, str], Measurement]:
     else:
         return {}
     return measurements(facts, effects)
+
+
+def _with_cells(
+    data: str,
+    wells: pd.DataFrame,
+    asked: pd.DataFrame,
+    measured: Mapping[tuple[str, str], Measurement],
+) -> dict[tuple[str, str], Measurement]:
+    """Add Cliff's deltas of single cells, measured now, to the measurements of some wells."""
+    found = {}
+    for plate, own in asked.groupby("Metadata_Plate"):
+        is_control = (wells["Metadata_Plate"] == plate) & (
+            wells["Metadata_control_type"] == "negcon"
+        )
+        if not is_control.any():
+            raise InputError(f"--cells: plate {plate} has no controls to compare cells with")
+        controls = measure_stored_cells(data, plate, set(wells["Metadata_Well"][is_control]))
+        for well in own["Metadata_Well"]:
+            cells = measure_stored_cells(data, plate, [well])
+            before = measured.get((plate, well), Measurement({}, []))
+            found[plate, well] = replace(before, deltas=slot_deltas(cells, controls))
+    return found
 
 
 def _hypotheses(config: DescribeConfig, model: Vlm, whole: WellBank, bank: WellBank) -> list[dict]:

@@ -94,12 +94,12 @@ def test_the_words_are_these():
         fact("nuclei", "RNA", "texture", "decreased"),
     ]
     assert describe_facts(facts) == (
-        "Cell count: strongly lower. Mito: clearly dimmer, more granular."
-        " Nuclei: clearly larger. Nuclear RNA: clearly smoother."
+        "Cell count: strongly lower. Mito: clearly dimmer. Nuclei: clearly larger."
+        " Mito: more granular. Nuclear RNA: clearly smoother."
     )
     assert describe_facts(facts, "sentences") == (
-        "Cell count is strongly lower. Mito is clearly dimmer and more granular."
-        " Nuclei are clearly larger. Nuclear RNA is clearly smoother."
+        "Cell count is strongly lower. Mito is clearly dimmer. Nuclei are clearly larger."
+        " Mito is more granular. Nuclear RNA is clearly smoother."
     )
     assert describe_facts(facts, "list") == (
         "Cell count strongly lower; Mito clearly dimmer; Nuclei clearly larger;"

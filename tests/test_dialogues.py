@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from captions.descriptions import NO_CHANGE, describe_facts, parse_description
-from captions.dialogues import DIALOGUE_COLUMNS, build_dialogues
+from captions.dialogues import DIALOGUE_COLUMNS, build_dialogues, guess_without_looking
 from captions.facts import FACT_COLUMNS, FACT_SLOTS, MAX_FACTS, Claim, Fact, facts_by_well
 from captions.questions import DESCRIBE, NOTHING_IMAGED, describe, questions
 from data.channels import CHANNELS
@@ -108,6 +108,40 @@ def test_a_question_tells_nothing_about_its_answer(dialogues):
     assert (per_question.size() > 1).all()
     assert (per_question.max() == per_question.min()).all()
     assert len(per_question) > 40
+
+
+def test_no_question_can_be_answered_without_looking(dialogues):
+    guessed = guess_without_looking(dialogues)
+    about_images = guessed[guessed["kinds"] > 1]
+    assert len(about_images) > 30
+    assert (about_images["accuracy"] <= about_images["chance"] + 1e-9).all()
+    assert not about_images["answerable"].any()
+    # What was never imaged can be answered so, and is told apart.
+    alike = guessed[guessed["kinds"] == 1]
+    assert alike["answerable"].all()
+    assert set(dialogues.loc[dialogues["question"].isin(alike.index), "answer_kind"]) <= {
+        "not imaged"
+    }
+
+
+def test_a_question_that_tells_its_answer_is_found():
+    def rows(split: str, question: str, kinds: dict[str, int]) -> pd.DataFrame:
+        answers = [kind for kind, n in kinds.items() for _ in range(n)]
+        common = {"Metadata_split": split, "kind": "question", "question": question}
+        return pd.DataFrame({**common, "answer_kind": answers})
+
+    table = pd.concat(
+        [
+            rows("train", "told", {"yes": 9, "no": 3}),
+            rows("test", "told", {"yes": 19, "no": 1}),
+            rows("train", "asked", {"yes": 9, "no": 3}),
+            rows("test", "asked", {"yes": 10, "no": 10}),
+        ]
+    )
+    guessed = guess_without_looking(table)
+    assert guessed["answerable"].to_dict() == {"told": True, "asked": False}
+    assert guessed.loc["told", "accuracy"] == 0.95
+    assert guessed.loc["asked", "chance"] == 0.5
 
 
 def test_a_missing_stain_was_not_imaged(screen):

@@ -216,7 +216,7 @@ def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
     plate = wells[wells["Metadata_Plate"] == "SIMC01"]
     one = (*common, "--well", plate["Metadata_Well"].iloc[0])
 
-    more = ("--verify", "true", "--hypotheses", "true", "--json", "true")
+    more = ("--verify", "true", "--cells", "true", "--hypotheses", "true", "--json", "true")
     code, printed, _ = run("describe_well", *one, *more)
     assert code == 0
     record = json.loads(printed)
@@ -233,6 +233,11 @@ def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
     assert record["claims"] == []
     code, printed, _ = run("describe_well", *one, "--ask", "How sure are you?")
     assert code == 0
+
+    two = (*common, "--well", ",".join(plate["Metadata_Well"].iloc[:2]))
+    code, printed, _ = run("describe_well", *two, "--compare", "true")
+    assert code == 0
+    assert printed.splitlines()[-1].endswith("% of claims are shared.")
 
     asked = "What changed in Actin?\nzebra?\nWhat changed in GFP?\n\nWhat changed in ER?\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(asked))

@@ -58,14 +58,14 @@ class Claims(evaluate.Metric):
         said, true = (
             [parse_description(text) for text in texts] for texts in (predictions, references)
         )
-        said_strengths, true_strengths = (
+        said_how, true_how = (
             [{one.claim: one.strength for one in read_claims(text)} for text in texts]
             for texts in (predictions, references)
         )
         strengths = score_strength(said_strengths, true_strengths)
         scores: dict[str, Any] = {
             **score_claims(said, true),
-            "strength_agreement": strengths["strength_agreement"],
+            "strength_agreement": score_strength(said_how, true_how)["strength_agreement"],
             **score_silence(said, true),
             "by_channel": score_by("channel", said, true).to_dict("index"),
             "by_property": score_by("property", said, true).to_dict("index"),

@@ -1,0 +1,47 @@
+"""Wells compared by what is said of them."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captions.comparison import compare, overlap
+from captions.descriptions import NO_CHANGE
+
+DIM, DIM_AND_BIG, BRIGHT = (
+    "Mito: dimmer.",
+    "Mito: dimmer. Nuclei: clearly larger.",
+    "Mito: brighter.",
+)
+
+
+def test_two_wells():
+    assert compare({"A01": DIM, "A02": DIM_AND_BIG}).splitlines() == [
+        "All: Mito dimmer.",
+        "Only A02: Nuclei clearly larger.",
+        "A01 and A02 act alike: 50% of claims are shared.",
+    ]
+    assert compare({"A01": DIM, "A02": BRIGHT}).splitlines() == [
+        "All: nothing in common.",
+        "Only A01: Mito dimmer.",
+        "Only A02: Mito brighter.",
+        "A01 and A02 do not act alike: 0% of claims are shared.",
+    ]
+    unchanged = compare({"A01": NO_CHANGE, "A02": NO_CHANGE})
+    assert unchanged.endswith("A01 and A02 act alike: 100% of claims are shared.")
+    assert f"A01: {NO_CHANGE}" in unchanged
+
+
+def test_the_odd_one_out():
+    found = compare({"A01": DIM, "A02": DIM, "A03": BRIGHT})
+    assert found.endswith("Not like the others: A03 (0% of claims shared, on average).")
+    assert compare({"A01": DIM, "A02": DIM, "A03": DIM}).endswith("None stands out.")
+
+
+@given(
+    st.lists(st.sampled_from([DIM, DIM_AND_BIG, BRIGHT, NO_CHANGE, "?"]), min_size=2, max_size=5)
+)
+def test_overlap_is_symmetric_and_of_oneself_whole(texts):
+    for one in texts:
+        assert overlap(one, one) == 1.0
+        for other in texts:
+            assert overlap(one, other) == overlap(other, one)
+    assert compare({f"A{i:02d}": text for i, text in enumerate(texts)})
