@@ -249,7 +249,8 @@ def _with_cells(
 ) -> dict[tuple[str, str], Measurement]:
     """Add Cliff's deltas of single cells, measured now, to the measurements of some wells."""
     found = {}
-    for plate, own in asked.groupby("Metadata_Plate"):
+    for plate in asked["Metadata_Plate"].unique():
+        own = asked[asked["Metadata_Plate"] == plate]
         is_control = (wells["Metadata_Plate"] == plate) & (
             wells["Metadata_control_type"] == "negcon"
         )

@@ -62,7 +62,6 @@ class Claims(evaluate.Metric):
             [{one.claim: one.strength for one in read_claims(text)} for text in texts]
             for texts in (predictions, references)
         )
-        strengths = score_strength(said_strengths, true_strengths)
         scores: dict[str, Any] = {
             **score_claims(said, true),
             "strength_agreement": score_strength(said_how, true_how)["strength_agreement"],
