@@ -55,8 +55,9 @@ from vlm.adapters import (
 )
 from vlm.instruct import rows_of_wells, train_describe, well_readouts, well_tokens
 from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
+from vlm.model_config import model_config
 from vlm.pixels import backbone_learns, with_pixels
-from vlm.plan import Step, model_config
+from vlm.plan import Step
 from vlm.pretrained import (
     PACKAGED_BACKBONE,
     PACKAGED_LANGUAGE_MODEL,

@@ -10,22 +10,14 @@ import torch
 from accelerate import Accelerator
 from helpers import write_tiff_plate, write_tiny_store
 from test_align import prompts_of
+from test_backbone import save_clip
 from tiny import READOUT_GROUPS, save_tiny_language_model, tiny_adapter, tiny_wells
 from tiny_bases import BASES, save_tiny_base
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    Dinov2Config,
-    Dinov2Model,
-    DINOv3ViTConfig,
-    DINOv3ViTModel,
     LlamaConfig,
     LlamaForCausalLM,
-    SiglipVisionConfig,
-    SiglipVisionModel,
 )
 from trl import SFTConfig
 
@@ -37,7 +29,7 @@ from vlm.adapters import ALIGN, DESCRIBE, load_model, save_adapter, save_aligned
 from vlm.backbone import feature_maps
 from vlm.describe import describe
 from vlm.instruct import encode_dialogues, train_describe, well_embeddings, well_tokens
-from vlm.plan import model_config
+from vlm.model_config import model_config
 from vlm.pretrained import base_backbone, build_model, load_backbone
 from vlm.wells import WellBank, fit_reference, open_wells
 
@@ -263,52 +255,6 @@ def test_an_inflated_stem_sees_all_channels_and_needs_them(folder_of, tmp_path):
     write_tiny_store(raw, tmp_path / "without", measure=False)
     with pytest.raises(InputError, match=r"plate P1 has no Mito; .* stem: shared"):
         open_wells(tmp_path / "without", model, processor)
-
-
-VISION = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
-
-
-def save_clip(folder: Path) -> None:
-    config = CLIPConfig(
-        vision_config={**VISION, "intermediate_size": 32, "image_size": 28, "patch_size": 14},
-        text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
-    )
-    CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2] * 3).save_pretrained(folder)
-
-
-def save_siglip(folder: Path) -> None:
-    config = SiglipVisionConfig(**VISION, intermediate_size=32, image_size=28, patch_size=14)
-    SiglipVisionModel(config).save_pretrained(folder)
-
-
-def save_dinov2(folder: Path) -> None:
-    config = Dinov2Config(**VISION, mlp_ratio=2, image_size=28, patch_size=14)
-    Dinov2Model(config).save_pretrained(folder)
-
-
-def save_dinov3(folder: Path) -> None:
-    config = DINOv3ViTConfig(
-        **VISION, intermediate_size=32, image_size=28, patch_size=14, num_register_tokens=2
-    )
-    DINOv3ViTModel(config).save_pretrained(folder)
-
-
-@pytest.mark.parametrize("save", [save_clip, save_siglip, save_dinov2, save_dinov3])
-def test_a_vision_model_serves_as_backbone(save, tmp_path):
-    torch.manual_seed(0)
-    save(tmp_path / "vision")
-    backbone, layers = load_backbone(str(tmp_path / "vision"))
-    backbone.eval()
-    planes = torch.randn(2, 1, 56, 56, generator=torch.Generator().manual_seed(0))
-    other = planes.clone()
-    other[1, 0, :14, 14:28] += 1
-    with torch.inference_mode():
-        before = feature_maps(backbone, planes, layers)
-        after = feature_maps(backbone, other, layers)
-    assert [one.shape for one in before] == [(2, 16, 4, 4)] * 3
-    changed = (before[0] - after[0]).abs().amax(dim=1) > 1e-4
-    assert changed.nonzero().tolist() == [[1, 0, 1]]
 
 
 def test_a_model_with_another_backbone_is_saved_and_loaded(folder_of, tmp_path):

@@ -173,10 +173,37 @@ def test_layers_of_the_tower_learn_through_lora_and_end_in_the_base(base, tmp_pa
     assert not any("vision_tower" in path for path, _ in lora_layers(described, DESCRIBE))
 
 
+def test_with_lora_in_the_tower_alone_describe_is_its_projector(base, tmp_path):
+    chosen = settings(lora_target_modules=r".*vision_tower\.fusion.*\.linear\d")
+    model, processor = adapted(base, chosen, ALIGN)
+    assert {"vision_tower" in path for path, _ in lora_layers(model, ALIGN)} == {True}
+    folder = tmp_path / "model"
+    merge_tower(model, ALIGN)
+    save_aligned(base, model, processor, folder, model.state_dict())
+    model, processor = adapted(folder, chosen)
+    before = answer_logits(model, processor)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained and all("multi_modal_projector" in name for name in trained)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+    said = answer_logits(model, processor)
+    assert not torch.allclose(said, before, atol=1e-3)
+    save_adapter(model, DESCRIBE, folder)
+    loaded, processor = load_model(folder)
+    use_adapter(loaded, DESCRIBE)
+    assert torch.allclose(answer_logits(loaded, processor), said, atol=1e-4)
+    save_base(*merge_adapter(folder, DESCRIBE), tmp_path / "merged")
+    merged, processor = load_model(tmp_path / "merged")
+    assert torch.allclose(answer_logits(merged, processor), said, atol=1e-4)
+
+
 def test_target_modules_that_match_nothing_are_named():
     chosen = settings(lora_target_modules="no_such_layer")
-    with pytest.raises(InputError, match="'no_such_layer' matches no module"):
-        add_adapter(tiny_model()[0], ALIGN, lora_config(chosen, describe=False))
+    for describe in (False, True):
+        with pytest.raises(InputError, match=r"no_such_layer.* matches no module"):
+            add_adapter(tiny_model()[0], ALIGN, lora_config(chosen, describe))
 
 
 @pytest.mark.parametrize(

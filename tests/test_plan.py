@@ -9,7 +9,7 @@ import torch
 from processes import FORK, run_script
 from tiny import tiny_model
 from torch.profiler import ProfilerActivity, profile, record_function
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3Config
 
 from contrastive.configuration import AlignConfig
 from contrastive.plan import plan_align
@@ -17,7 +17,7 @@ from contrastive.trainer import train_tower_and_heads
 from vlm import CellPaintingVlmConfig, CellPaintingVlmForConditionalGeneration
 from vlm.adapters import ALIGN
 from vlm.lora import LoraSettings, add_adapter, lora_config
-from vlm.plan import Step, largest_batches, plan_describe
+from vlm.plan import Step, count_describe, largest_batches, plan_describe
 
 STEP = Step(batch=4, length=192, checkpointing=False, bf16=False)
 ANSWER = 40
@@ -98,6 +98,30 @@ def test_the_planned_peak_is_the_measured_one(tmp_path, checkpointing):
     measured = int((tmp_path / "bytes").read_text())
     print(f"planned {planned / 1e6:.1f} MB, measured {measured / 1e6:.1f} MB")
     assert planned == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "changed"),
+    [(False, {}), (True, {"base_precision": "4bit"}), (True, {"lora_rank": 64})],
+)
+def test_few_layers_say_what_all_do(checkpointing, changed):
+    config, step = small_config(), replace(STEP, checkpointing=checkpointing, bf16=True)
+    config.text_config.num_hidden_layers = 11
+    found, whole = (
+        plan(config, settings(**changed), step) for plan in (plan_describe, count_describe)
+    )
+    assert found == whole
+
+
+def test_layers_of_several_kinds_are_all_counted():
+    config = small_config()
+    kinds = ["sliding_attention", "full_attention", "full_attention"] * 2
+    config.text_config = Qwen3Config(
+        vocab_size=500, hidden_size=64, intermediate_size=128, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        layer_types=kinds, use_sliding_window=True, sliding_window=64,
+    )  # fmt: skip
+    assert plan_describe(config, settings(), STEP) == count_describe(config, settings(), STEP)
 
 
 def test_parameters_are_those_of_the_real_model():

