@@ -173,7 +173,12 @@ def chat(answer, measured: Measurement | None, verified: bool) -> None:
     asking = sys.stdin.isatty()
     if asking:
         print("Each question is answered by itself; an empty line ends.")
-    while question := (input("? ") if asking else sys.stdin.readline()).strip():
+    while True:
+        if asking:
+            print("? ", end="", flush=True)
+        question = sys.stdin.readline().strip()
+        if not question:
+            return
         try:
             reply = answer(question)
         except InputError as error:  # the next question may be a better one
