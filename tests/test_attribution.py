@@ -66,6 +66,14 @@ def test_a_well_is_wholly_explained_by_itself():
     assert explain(MODEL, well, pixels, own).cosine == pytest.approx(1, abs=1e-5)
 
 
+def test_pixels_of_a_blank_plane_add_nothing():
+    well, pixels = draw_well(0)
+    pixels[1, 2] = 0.0
+    found = explain(MODEL, well, pixels, F.normalize(torch.ones(16), dim=0))
+    assert not found.heat[1, 2].any()
+    assert found.heat[1, 3].any() and found.heat[0, 2].any()
+
+
 @pytest.mark.parametrize("place", [(0, 1, 2), (1, 3, 0)])
 def test_attribution_and_occlusion_find_a_planted_bright_patch(place):
     """A field like its controls but for one bright square: both point at it, and agree in rank."""
