@@ -3,7 +3,6 @@
 import json
 import sys
 
-import pytest
 from conftest import ROOT
 from tiny import save_tiny_language_model
 
@@ -14,7 +13,6 @@ SHORT = (
 )
 
 
-@pytest.mark.timeout(600)
 def test_one_fold_on_real_images(shared, tmp_path, monkeypatch, capfd):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     save_tiny_language_model(tmp_path / "language")

@@ -87,6 +87,13 @@ def test_real_fields(shared: Path, tmp_path: Path) -> None:
     pixels = plate.read(plate.sites[0])
     np.testing.assert_array_equal(pixels[CHANNELS.index("DNA")], stack[1, 1])
     np.testing.assert_array_equal(pixels[CHANNELS.index("Mito")], stack[1, 3])
-    prepare_field(pixels, CHANNELS, tmp_path, size=128)
-    assert load_manifest(tmp_path).features["kept"] > 100
-    assert load_profiles(tmp_path, normalized=False).loc[0, "Image_Count_Nuclei"] >= 2
+    cdrp = plates["cdrp_bio_field"]
+    old = cdrp.read(cdrp.sites[0])  # an ImageXpress of 2011: another shape, 12 bits
+    assert old.shape == (5, 520, 696) and old.min() > 0 and old.max() == 4095
+    prepare_field(old, CHANNELS, tmp_path / "cdrp", size=128)
+    stored = read_pixels(load_sites(tmp_path / "cdrp"), [0])[0]
+    assert stored.shape == (5, 128, 128)
+    assert (np.percentile(stored, 99, axis=(1, 2)) > 4095).all()  # the whole scale is used
+    prepare_field(pixels, CHANNELS, tmp_path / "rab30", size=128)
+    assert load_manifest(tmp_path / "rab30").features["kept"] > 100
+    assert load_profiles(tmp_path / "rab30", normalized=False).loc[0, "Image_Count_Nuclei"] >= 2
