@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from matplotlib.figure import Figure
+from align_table import RANKS, draw, markdown
 from transformers import AutoProcessor, set_seed
 
 from captions.facts import EFFECT_COLUMNS
@@ -42,7 +42,6 @@ from data.files import atomic_path
 from data.splits import unseen_targets
 from data.store import load_wells
 from eval.average_precision import unit_rows
-from eval.bootstrap import bootstrap_means, interval
 from eval.matching import gene_compound_matching, replicate_matching
 from eval.reagents import consensus
 from eval.run_metrics import classical_profiles
@@ -60,8 +59,6 @@ from tiny import save_tiny_language_model
 from train_lora import TrainConfig, write_base
 
 KEY = ["Metadata_Plate", "Metadata_Well"]
-TASKS = ("gene_compound", "replicate")
-RANKS = (1, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -150,9 +147,10 @@ def main() -> None:
                     with atomic_path(path) as temporary:
                         temporary.write_text(json.dumps({"row": name, "seed": seed, **found}))
     found = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
-    print(markdown(found))
+    says = {name: row.says for name, row in ROWS.items()}
+    print(markdown(found, says))
     if options.figure:
-        draw(found).savefig(options.figure)
+        draw(found, says).savefig(options.figure)
 
 
 def parse() -> argparse.Namespace:
@@ -362,87 +360,6 @@ def prompt_tokens(tokenizer, text: str) -> dict[str, torch.Tensor]:
     """Token ids of one prompt, as phase align reads it."""
     ids = torch.tensor([prompt_ids(tokenizer, text)])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def by_label(found: list[dict], name: str, task: str) -> pd.DataFrame:
-    """Normalised mAP of a row: labels by seeds."""
-    return pd.DataFrame(
-        {one["seed"]: one[task]["labels"] for one in found if one["row"] == name}
-    ).sort_index()
-
-
-def summarize(found: list[dict], name: str, task: str) -> tuple[float, float, float, pd.Series]:
-    """Mean over seeds and labels, its interval over labels, and the labels' means."""
-    labels = by_label(found, name, task).mean(axis=1)
-    low, high = interval(bootstrap_means(labels.to_numpy(), np.arange(len(labels))))
-    return float(labels.mean()), low, high, labels
-
-
-def difference(found: list[dict], name: str, task: str) -> tuple[float, float, float]:
-    """Paired difference from ours on the same seeds and labels, with its interval over labels."""
-    mine, ours = by_label(found, name, task), by_label(found, "ours", task)
-    seeds = [seed for seed in mine if seed in ours]
-    off = (mine[seeds] - ours[seeds]).mean(axis=1)
-    low, high = interval(bootstrap_means(off.to_numpy(), np.arange(len(off))))
-    return float(off.mean()), low, high
-
-
-def markdown(found: list[dict]) -> str:
-    """Write the table."""
-    names = [name for name in ROWS if any(one["row"] == name for one in found)]
-    lines = [
-        "| row | seeds | gene-compound | minus ours | replicate | minus ours "
-        "| text to well R@1/5/10 | well to text R@1/5/10 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name in names:
-        mine = [one for one in found if one["row"] == name]
-        cells = [ROWS[name].says, str(len(mine))]
-        for task in TASKS:
-            mean, low, high, _ = summarize(found, name, task)
-            cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
-            if name == "ours" or "ours" not in names:
-                cells.append("")
-            else:
-                off, low, high = difference(found, name, task)
-                cells.append(f"{off:+.3f} [{low:+.3f}, {high:+.3f}]")
-        for way in ("text_to_well", "well_to_text"):
-            cells.append(recall_cell([one for one in mine if "retrieval" in one], way))
-        lines.append(f"| {' | '.join(cells)} |")
-    told = [one["retrieval"] for one in found if "retrieval" in one]
-    if told:
-        chance = "/".join(f"{told[0]['chance'][str(k)]:.2f}" for k in RANKS)
-        lines.append(f"\nRetrieval among {told[0]['candidates']} candidates; chance {chance}.")
-    return "\n".join(lines)
-
-
-def recall_cell(scored: list[dict], way: str) -> str:
-    """Mean recalls over seeds."""
-    if not scored:
-        return ""
-    return " / ".join(
-        f"{np.mean([one['retrieval'][way][str(k)] for one in scored]):.2f}" for k in RANKS
-    )
-
-
-def draw(found: list[dict]) -> Figure:
-    """Gene-compound mAP of every row, with its interval and its seeds."""
-    names = [name for name in ROWS if any(one["row"] == name for one in found)][::-1]
-    drawing = Figure(figsize=(8, 0.32 * len(names) + 0.8), layout="constrained")
-    axes = drawing.subplots(1, 2, sharey=True)
-    for axis, task in zip(axes, TASKS, strict=True):
-        for place, name in enumerate(names):
-            mean, low, high, _ = summarize(found, name, task)
-            colour = "#0b5cad" if name == "ours" else "#8a97a6"
-            axis.plot([low, high], [place, place], color=colour)
-            axis.plot(mean, place, "o", color=colour)
-            each = by_label(found, name, task).mean()
-            axis.plot(each, np.full(len(each), place), "|", color="black", markersize=5)
-        axis.set_title(f"{task.replace('_', '-')}: normalised mAP", fontsize=9)
-        axis.axvline(0, color="#b3261e", linewidth=0.8)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(range(len(names)), [ROWS[name].says for name in names], fontsize=8)
-    return drawing
 
 
 if __name__ == "__main__":
