@@ -88,6 +88,8 @@ def _run(
     os.environ.update(environment or {})
     sys.path.insert(0, str(ROOT / "scripts"))
     sys.argv = words
+    # A shell starts its background jobs deaf to Ctrl-C, and so would this be.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if stop is not None:
         stop_at(*stop, with_signal)
     runpy.run_path(words[0], run_name="__main__")

@@ -234,7 +234,7 @@ def test_qwens_maps_are_in_the_order_of_what_it_gives_its_language_model(folder_
 def test_an_inflated_stem_sees_all_channels_and_needs_them(folder_of, tmp_path):
     model, processor = new_model(folder_of("smolvlm"), "smolvlm", stem="inflated")
     tower = model.model.vision_tower
-    assert model.config.vision_config.num_tokens == 1 + 2 + 1
+    assert model.config.vision_config.num_tokens == 1 + 2 * len(READOUT_GROUPS) + 1
     pixels = torch.randn(1, 2, 5, 56, 56)
     features = tower.encode_channels(pixels)
     assert features.shape == (1, 2, 1, 2 * 3 * 16)

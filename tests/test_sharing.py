@@ -46,7 +46,7 @@ def test_a_merged_model_loads_and_speaks_without_peft(training_folder, whole_run
         bank = open_wells(training_folder / "prepared", bare(model), processor)
         tokens = well_tokens(model, bank)
         words = describe(model, processor, tokens[:4], "What changed?", max_new_tokens=12)
-        said.append((well_embeddings(model, bank), words))
+        said.append((well_embeddings(model, bank), [answer.text for answer in words]))
     assert abs(said[0][0] - said[1][0]).max() < 1e-5
     assert said[0][1] == said[1][1]
 
