@@ -114,10 +114,6 @@ def stage_commands(stage: str, config: QuickstartConfig, out: Path) -> list[list
                 "describe_well.py", *wells, "--query", TEST_WELLS, "--image", "none",
                 "--out", str(out / "descriptions_text_only.parquet"),
             ),
-            script(
-                "describe_well.py", *wells, "--query", TEST_WELLS, "--image", "wrong_controls",
-                "--out", str(out / "descriptions_wrong_controls.parquet"),
-            ),
             *(
                 script(
                     "explain_well.py", *wells, "--plate", plate, "--well", well,
