@@ -80,9 +80,8 @@ def load_language_model(
         it is: any VLM of `AutoModelForImageTextToText` (LLaVA-1.5, LLaVA-OneVision, Idefics3,
         SmolVLM, Qwen2.5-VL, Qwen3-VL are tested), otherwise a causal language model.
     num_layers : int, optional
-        Keep only so many layers: on a CPU a shallow base learns more in the same time. A quarter
-        of them from the bottom, the rest from the top: of SmolLM2-135M, 2 + 6 layers began phase
-        describe at a loss of 7 nats a token, the first 8 layers at 16, and stayed ahead.
+        Keep only so many layers, a quarter of them from the bottom, the rest from the top. A step
+        is faster, but few layers cannot copy what the projector says: docs/describing.md.
 
     Raises
     ------
