@@ -222,10 +222,8 @@ def read_pixels(sites: Dataset, rows: Sequence[int] | NDArray[np.integer]) -> ND
     # Through the columns' transform each site would be copied three times, as a scalar twice.
     table = query_table(sites.data, [int(row) for row in rows], sites._indices)
     shape = sites.format["format_kwargs"]["transform"].keywords["shape"]
-    pixels = np.empty((len(table), *shape), np.uint16)
-    for place, stored in zip(pixels, _views(table.column("pixels")), strict=True):
-        place[:] = stored.reshape(shape)
-    return pixels
+    views = [np.empty(0, np.uint16), *_views(table.column("pixels"))]
+    return np.concatenate(views).reshape(len(table), *shape)
 
 
 def site_table(sites: Dataset) -> pd.DataFrame:
