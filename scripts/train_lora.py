@@ -29,7 +29,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from transformers import AutoProcessor, set_seed
 from trl import SFTConfig
 
-from captions.descriptions import CHANGES, subject
+from captions.descriptions import CHANGES, STRENGTHS, subject
 from captions.facts import CLEAR_EFFECT, EFFECT_COLUMNS, FACT_SLOTS, STRONG_EFFECT
 from captions.lessons import TOLD_EFFECT, draw_lessons
 from captions.slots import needed_stains
@@ -76,6 +76,7 @@ CHANGES_OF_SLOTS = [
     (CHANGES[slot.property, "increased"], CHANGES[slot.property, "decreased"])
     for slot in FACT_SLOTS
 ]
+STRONGER_EFFECTS = np.array([CLEAR_EFFECT, STRONG_EFFECT])
 KEY = ["Metadata_Plate", "Metadata_Well"]
 DEFAULT_CONFIG = ROOT / "configs" / "quickstart.yaml"
 
@@ -333,10 +334,7 @@ def run_describe(
         SUBJECTS,
         CHANGES_OF_SLOTS,
         told_from=np.arcsinh(TOLD_EFFECT / 2),
-        strengths=[
-            ("clearly", np.arcsinh(CLEAR_EFFECT / 2)),
-            ("strongly", np.arcsinh(STRONG_EFFECT / 2)),
-        ],
+        strengths=list(zip(STRENGTHS[1:], np.arcsinh(STRONGER_EFFECTS / 2), strict=True)),
         stains=STAINS,
     )
     model = add_adapter(model, DESCRIBE, lora_config(lora, describe=True))

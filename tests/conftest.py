@@ -4,6 +4,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -37,7 +38,8 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         code = 0
         try:
-            runpy.run_path(script, run_name="__main__")
+            with patch.dict(os.environ):  # what a script sets for itself is not for later ones
+                runpy.run_path(script, run_name="__main__")
         except SystemExit as end:
             code = end.code or 0
         printed = capsys.readouterr()
