@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from captions.facts import Claim
+from captions.facts import Claim, Slot
 
 Claims = Sequence[set[Claim]]
 """One set of claims a well."""
@@ -18,6 +18,9 @@ Strengths = Sequence[Mapping[Claim, str]]
 
 SCORES = ("precision", "recall", "f1", "direction_accuracy")
 SILENCE = ("abstention_precision", "abstention_recall", "claims_an_unchanged_well")
+
+WEAK_EFFECT = 2.0
+"""A false claim of an effect from here on is no invention."""
 
 # Columns of `_count_claims`.
 _SAID, _RIGHT, _TO_SAY, _FOUND, _CHANGED = range(5)
@@ -216,6 +219,41 @@ def score_calibration(
         "expected_calibration_error": error / len(sure) if len(sure) else float("nan"),
         "n": len(sure),
         "reliability": table,
+    }
+
+
+def score_false_claims(
+    predicted: Claims, measured: Claims, effects: Sequence[Mapping[Slot, float]]
+) -> dict[str, float]:
+    """Say how wrong the wrong claims are: against a threshold, a near miss counts as a miss.
+
+    Parameters
+    ----------
+    predicted, measured : one set of claims a well
+    effects : one mapping of slots to measured effects a well
+
+    Returns
+    -------
+    dict
+        n: false claims whose slot was measured. same_direction: share of them whose effect points
+        the claimed way. weak: share whose effect does, and is at least 2 (too weak for a fact, or
+        in a well that is too like its plate's controls). median_effect: of their effects along the
+        claimed direction. The shares and the median are NaN without false claims.
+    """
+    _same_length(predicted=predicted, measured=measured, effects=effects)
+    along = np.array(
+        [
+            own[claim.slot] if claim.direction == "increased" else -own[claim.slot]
+            for said, true, own in zip(predicted, measured, effects, strict=True)
+            for claim in said - true
+            if np.isfinite(own.get(claim.slot, np.nan))
+        ]
+    )
+    return {
+        "n": len(along),
+        "same_direction": _mean(along > 0),
+        "weak": _mean(along >= WEAK_EFFECT),
+        "median_effect": float(np.median(along)) if along.size else float("nan"),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from captions.descriptions import describe_facts, parse_description, read_claims
-from captions.facts import MAX_FACTS, Claim, Fact, facts_by_well
+from captions.facts import EFFECT_COLUMNS, FACT_SLOTS, MAX_FACTS, Claim, Fact, Slot, facts_by_well
 from data.errors import InputError
 from data.normalize import feature_columns, select_features
 from data.splits import check_no_overlap
@@ -25,6 +25,7 @@ from eval.claims import (
     score_by,
     score_calibration,
     score_claims,
+    score_false_claims,
     score_intervals,
     score_silence,
     score_strength,
@@ -43,7 +44,7 @@ SOURCES = {
     "model": "descriptions",
     "blank_image": "descriptions_blank",
     "wrong_controls": "descriptions_wrong_controls",
-    "text_only": "descriptions_text_only",
+    "text_only": "descriptions_none",
 }
 """Sources of descriptions and their files; the first two are needed."""
 
@@ -64,6 +65,8 @@ class WellClaims:
         By source: those of `SOURCES` that there are, "shuffled_image" and "majority".
     facts : list of list of Fact
         All facts of each well with their evidence, first to be said first.
+    effects : list of dict
+        The measured effect of every slot of each well, fact or not.
     answers : list of str
         The model's descriptions.
     confidences : list of dict
@@ -75,6 +78,7 @@ class WellClaims:
     to_say: list[set[Claim]]
     said: dict[str, list[set[Claim]]]
     facts: list[list[Fact]]
+    effects: list[dict[Slot, float]]
     answers: list[str]
     confidences: list[dict[Claim, float]]
 
@@ -91,6 +95,7 @@ class WellClaims:
             take(self.to_say),
             {source: take(claims) for source, claims in self.said.items()},
             take(self.facts),
+            take(self.effects),
             take(self.answers),
             take(self.confidences),
         )
@@ -156,6 +161,7 @@ def collect_claims(
         When a description file is missing, or is about other wells than the model's.
     """
     facts = facts_by_well(pd.read_parquet(data / "captions" / "facts.parquet"))
+    effects = pd.read_parquet(data / "captions" / "effects.parquet").set_index(KEY)
     profiles = load_profiles(data, normalized=False)
     said: dict[str, list[set[Claim]]] = {}
     for source, name in SOURCES.items():
@@ -191,6 +197,12 @@ def collect_claims(
         [{fact.claim for fact in own[:MAX_FACTS]} for own in measured],
         said,
         measured,
+        [
+            dict(zip(FACT_SLOTS, own, strict=True))
+            for own in effects.loc[
+                pd.MultiIndex.from_frame(wells[KEY]), list(EFFECT_COLUMNS)
+            ].to_numpy()
+        ],
         answers,
         confidences,
     )
@@ -254,7 +266,7 @@ def score_details(claims: WellClaims, label_column: str) -> dict[str, Any]:
     -------
     dict
         strength: agreement of strength words, with its interval over reagents. silence: abstention
-        against what was measured, in all wells. calibration: of the claims' confidence. by_channel
+        against what was measured, in all wells. false_claims: how wrong they are. calibration: of the claims' confidence. by_channel
         and by_property: claim scores (geometry has the channel ""). wording: chrF and ROUGE for the
         record, where the extra `wording` is installed.
     """
@@ -273,6 +285,7 @@ def score_details(claims: WellClaims, label_column: str) -> dict[str, Any]:
     details: dict[str, Any] = {
         "strength": score_strength(strengths, measured, reagents),
         "silence": score_silence(claims.said["model"], claims.measured),
+        "false_claims": score_false_claims(said, aimed.measured, aimed.effects),
         "calibration": score_calibration([s for s, _ in sure], [right for _, right in sure]),
     }
     for field in ("channel", "property"):

@@ -53,6 +53,7 @@ def details_table(details: dict) -> pd.DataFrame:
     calibration = details["calibration"]["expected_calibration_error"]
     row = {"strength agreement": details["strength"]["strength_agreement"]}
     row |= {name.replace("_", " "): value for name, value in details["silence"].items()}
+    row["false claims with an effect of 2 or more"] = details["false_claims"]["weak"]
     return pd.DataFrame([row | {"expected calibration error": calibration}])
 
 

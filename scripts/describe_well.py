@@ -65,7 +65,8 @@ class DescribeConfig:
         metadata={
             "help": "what is shown of each well: own; blank (nothing); wrong_controls (beside "
             "another plate's controls); none (the mean of the training wells, for all the same): "
-            "what is said without looking"
+            "what is said without looking. Several, like own,blank: the first goes to OUT, each "
+            "other to OUT_blank"
         },
     )
     verify: bool = field(
@@ -95,8 +96,11 @@ class DescribeConfig:
     out: str | None = field(default=None, metadata={"help": "Parquet file for many wells"})
 
     def __post_init__(self) -> None:
-        if self.image not in IMAGES:
-            raise InputError(f"image is {self.image!r}; expected one of {', '.join(IMAGES)}")
+        for image in self.images:
+            if image not in IMAGES:
+                raise InputError(f"image is {image!r}; expected one of {', '.join(IMAGES)}")
+        if len(self.images) > 1 and not self.out:
+            raise InputError(f"--image {self.image}: several kinds of images need --out")
         if self.style is not None and self.style not in STYLES:
             raise InputError(f"style is {self.style!r}; expected one of {', '.join(STYLES)}")
         if not self.ask.strip():
@@ -106,6 +110,11 @@ class DescribeConfig:
                 f"--ask has {len(self.ask)} characters, more than {MAX_QUESTION}: ask one thing at "
                 "a time"
             )
+
+    @property
+    def images(self) -> list[str]:
+        """What is shown of each well, one after another."""
+        return self.image.split(",")
 
 
 def main() -> None:
@@ -122,42 +131,53 @@ def main() -> None:
         )
     if config.chat and len(bank) != 1:
         raise InputError(f"--chat is about one well: give --plate and --well; {len(bank)} fit")
-    tokens, imaged = _tokens(config.image, model, whole, bank), _imaged(config.data, bank)
+    shown = {image: _tokens(image, model, whole, bank) for image in config.images}
+    imaged = _imaged(config.data, bank)
     measured = _measurements(config.data)
     if config.cells:
         measured |= _with_cells(config.data, whole.wells, bank.wells, measured)
     guesses = _hypotheses(config, model, whole, bank) if config.hypotheses else None
 
-    def answer(start: int, stop: int, question: str = config.ask) -> list[Reply]:
-        rows = slice(start, stop)
-        return answer_wells(model, processor, tokens[rows], imaged[rows], question, config.style)
+    def answer(image: str, rows: slice, question: str = config.ask) -> list[Reply]:
+        tokens = shown[image][rows]
+        return answer_wells(model, processor, tokens, imaged[rows], question, config.style)
 
-    def records(start: int, stop: int) -> Iterator[dict]:
+    def records(image: str, start: int, stop: int) -> Iterator[dict]:
         wells = bank.wells[KEY].iloc[start:stop].itertuples(index=False, name=None)
         reference = load_manifest(config.data).reference
-        for row, key, reply in zip(range(start, stop), wells, answer(start, stop), strict=True):
+        replies = answer(image, slice(start, stop))
+        for row, key, reply in zip(range(start, stop), wells, replies, strict=True):
             record = {"plate": key[0], "well": key[1], "question": config.ask}
             record |= reply.record(measured.get(key), config.verify)
             if guesses is not None:
                 record["hypothesis"] = guesses[row]
             yield record | {"reference": reference}
 
+    first, everything = config.images[0], slice(0, len(bank))
     if config.chat:
-        chat(lambda question: answer(0, 1, question)[0], measured.get(_key(bank)), config.verify)
+        known = measured.get(_key(bank))
+        chat(lambda question: answer(first, everything, question)[0], known, config.verify)
     elif config.out:
         made_from = vars(config) | {"wells": bank.wells[KEY].to_numpy().tolist()}
         made_from |= {"model": _stamps(find_model(config.model))}
         made_from |= {"captions": _stamps(Path(config.data) / "captions")}
-        table = write_in_parts(
-            config.out, made_from, len(bank), lambda *rows: _table(list(records(*rows)))
-        )
-        print(f"{len(table)} wells described: {Path(config.out)}")
+        for image in config.images:
+            path = Path(config.out)
+            if image != first:
+                path = path.with_stem(f"{path.stem}_{image}")
+            table = write_in_parts(
+                path,
+                made_from | {"image": image},
+                len(bank),
+                lambda *rows, image=image: _table(list(records(image, *rows))),
+            )
+            print(f"{len(table)} wells described: {path}")
     elif config.json:
-        found = list(records(0, len(bank)))
+        found = list(records(first, 0, len(bank)))
         print(json.dumps(found if len(found) > 1 else found[0], indent=2))
     else:
         wells = list(bank.wells[KEY].itertuples(index=False, name=None))
-        replies = answer(0, len(bank))
+        replies = answer(first, everything)
         for row, (key, reply) in enumerate(zip(wells, replies, strict=True)):
             print(f"{key[0]} {key[1]}: {reply.text}")
             _print_more(reply, measured.get(key), config.verify)

@@ -16,6 +16,8 @@ from vlm.instruct import backbone_features, well_embeddings
 from vlm.pretrained import untrain
 from vlm.wells import open_wells
 
+REPRESENTATIONS = ("embedding", "backbone", "untrained")
+
 
 @dataclass
 class EmbedConfig:
@@ -28,18 +30,23 @@ class EmbedConfig:
     representation: str = field(
         default="embedding",
         metadata={
-            "help": "embedding; untrained (tower and heads drawn anew); backbone (its frozen "
-            "features): the controls that every model has to beat"
+            "help": "embedding; backbone (its frozen features) and untrained (tower and heads "
+            "drawn anew): the controls that every model has to beat. Several, like "
+            "embedding,untrained: the first goes to OUT, each other to OUT_untrained"
         },
     )
     seed: int = field(default=0, metadata={"help": "of the untrained tower"})
 
     def __post_init__(self) -> None:
-        if self.representation not in ("embedding", "untrained", "backbone"):
-            raise InputError(
-                f"representation is {self.representation!r}; "
-                "expected embedding, untrained or backbone"
-            )
+        for name in self.representations:
+            if name not in REPRESENTATIONS:
+                expected = ", ".join(REPRESENTATIONS)
+                raise InputError(f"representation is {name!r}; expected one of {expected}")
+
+    @property
+    def representations(self) -> list[str]:
+        """What wells are embedded as, one after another."""
+        return self.representation.split(",")
 
 
 def main() -> None:
@@ -49,16 +56,17 @@ def main() -> None:
     bank = open_wells(config.data, bare(model), processor)
     if config.query:
         bank = bank.query(config.query)
-    if config.representation == "untrained":
-        untrain(bare(model), config.seed)
-    backbone = config.representation == "backbone"
-    features = backbone_features(bank) if backbone else well_embeddings(model, bank)
-    columns = [f"embedding_{i:03d}" for i in range(features.shape[1])]
     metadata = bank.wells.filter(regex="^Metadata_").reset_index(drop=True)
-    profiles = pd.concat([metadata, pd.DataFrame(features, columns=columns)], axis=1)
-    with atomic_path(config.out) as path:
-        profiles.to_parquet(path, index=False)
-    print(f"{len(profiles)} wells embedded: {Path(config.out)}")
+    first, out = config.representations[0], Path(config.out)
+    for name in sorted(config.representations, key=REPRESENTATIONS.index):  # untrained comes last
+        if name == "untrained":
+            untrain(bare(model), config.seed)
+        features = backbone_features(bank) if name == "backbone" else well_embeddings(model, bank)
+        columns = [f"embedding_{i:03d}" for i in range(features.shape[1])]
+        profiles = pd.concat([metadata, pd.DataFrame(features, columns=columns)], axis=1)
+        with atomic_path(out if name == first else out.with_stem(f"{out.stem}_{name}")) as path:
+            profiles.to_parquet(path, index=False)
+    print(f"{len(metadata)} wells embedded: {out}")
 
 
 if __name__ == "__main__":

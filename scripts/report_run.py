@@ -4,7 +4,7 @@ python scripts/report_run.py --run runs/quickstart --data runs/quickstart/prepar
 
 Needs embeddings.parquet, embeddings_untrained.parquet, descriptions.parquet and
 descriptions_blank.parquet in the run folder (embed_wells.py and describe_well.py make them), and
-scores descriptions_wrong_controls.parquet and descriptions_text_only.parquet where they are.
+scores descriptions_wrong_controls.parquet and descriptions_none.parquet where they are.
 """
 
 import json

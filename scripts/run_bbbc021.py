@@ -34,7 +34,12 @@ from eval.run_report import claims_table, well_blocks, write_run_report
 
 ROOT = Path(__file__).resolve().parent.parent
 MECHANISM = "Metadata_moa"
-REPRESENTATIONS = {"embedding": "embedding", "imagenet": "backbone", "untrained": "untrained"}
+REPRESENTATIONS = {
+    "embedding": "embeddings",
+    "imagenet": "embeddings_backbone",
+    "untrained": "embeddings_untrained",
+}
+"""Files of a fold's representations."""
 
 
 @dataclass
@@ -92,19 +97,20 @@ def run_fold(config: Bbbc021Config, out: Path, data: Path, held_out: list[str]) 
         )
     )  # fmt: skip
     wells = ("--model", str(out), "--data", str(data), "--query")
-    for name, representation in REPRESENTATIONS.items():
-        embed = script(
+    run(
+        script(
             "embed_wells.py", *wells, "Metadata_replicate == 2",
-            "--representation", representation, "--out", str(out / f"{name}.parquet"),
-        )  # fmt: skip
-        run(embed)
+            "--representation", "embedding,backbone,untrained",
+            "--out", str(out / "embeddings.parquet"),
+        )
+    )  # fmt: skip
     asked = f"Metadata_replicate == 2 and Metadata_broad_sample in {held_out}"
-    for suffix, image in (("", "own"), ("_blank", "blank")):
-        describe = script(
-            "describe_well.py", *wells, asked, "--image", image,
-            "--out", str(out / f"descriptions{suffix}.parquet"),
-        )  # fmt: skip
-        run(describe)
+    run(
+        script(
+            "describe_well.py", *wells, asked, "--image", "own,blank",
+            "--out", str(out / "descriptions.parquet"),
+        )
+    )  # fmt: skip
 
 
 def refuse_leaked_compounds(run: Path, data: Path, held_out: list[str]) -> None:
@@ -139,7 +145,7 @@ def score_folds(
 
 def _representation(run: Path, data: Path, name: str) -> Representation:
     if name != "classical":
-        return read_profiles(run / f"{name}.parquet")
+        return read_profiles(run / f"{REPRESENTATIONS[name]}.parquet")
     meta, features = classical_profiles(data)
     second = (meta["Metadata_replicate"].astype(int) == 2).to_numpy()
     return meta[second].reset_index(drop=True), features[second]

@@ -97,22 +97,13 @@ def stage_commands(stage: str, config: QuickstartConfig, out: Path) -> list[list
             training("--config", config.training, "--data", prepared, "--out", str(out))
         ],
         "evaluate": [
-            script("embed_wells.py", *wells, "--out", str(out / "embeddings.parquet")),
             script(
-                "embed_wells.py", *wells, "--representation", "untrained",
-                "--out", str(out / "embeddings_untrained.parquet"),
+                "embed_wells.py", *wells, "--representation", "embedding,untrained",
+                "--out", str(out / "embeddings.parquet"),
             ),
             script(
-                "describe_well.py", *wells, "--query", TEST_WELLS,
+                "describe_well.py", *wells, "--query", TEST_WELLS, "--image", "own,blank,none",
                 "--out", str(out / "descriptions.parquet"),
-            ),
-            script(
-                "describe_well.py", *wells, "--query", TEST_WELLS, "--image", "blank",
-                "--out", str(out / "descriptions_blank.parquet"),
-            ),
-            script(
-                "describe_well.py", *wells, "--query", TEST_WELLS, "--image", "none",
-                "--out", str(out / "descriptions_text_only.parquet"),
             ),
             *(
                 script(

@@ -368,7 +368,7 @@ def describe_examples(
     lessons, readouts = draw_lessons(well_readouts(model, bank), imaged, config.lessons, seed)
     tower = bare(model).model.vision_tower
     left = [[stain in imaged for stain in manifest.channels] for imaged in lessons.pop("imaged")]
-    drawn = tower.cpu().with_readout(
+    drawn = tower.with_readout(
         tokens[lessons["well"].to_numpy()], torch.from_numpy(readouts), torch.tensor(left)
     )
     lessons["well"] = np.arange(len(lessons)) + len(tokens)

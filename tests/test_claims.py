@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captions.descriptions import describe_facts
-from captions.facts import FACT_SLOTS, Claim, Fact
+from captions.facts import FACT_SLOTS, Claim, Fact, Slot
 from eval.claims import (
     SCORES,
     majority_claims,
@@ -18,6 +18,7 @@ from eval.claims import (
     score_by,
     score_calibration,
     score_claims,
+    score_false_claims,
     score_intervals,
     score_silence,
     score_strength,
@@ -234,3 +235,19 @@ def test_calibration_agrees_with_a_plain_loop(claims):
 def test_calibration_without_claims():
     assert math.isnan(score_calibration([], [])["expected_calibration_error"])
     assert score_calibration([float("nan")], [True])["n"] == 0
+
+
+def test_false_claims_are_invented_weak_or_the_wrong_way_round():
+    slot = Slot("cells", "Mito", "intensity")
+    up, down = Claim(*slot, "increased"), Claim(*slot, "decreased")
+    predicted = [{up}, {up}, {down}, {up}, {up}, {down}]
+    measured = [{up}, set(), set(), set(), set(), {up}]
+    effects = [{slot: e} for e in (6.0, 2.9, -2.0, 0.5, float("nan"), 4.0)]
+    found = score_false_claims(predicted, measured, effects)
+    assert found["n"] == 4  # one was right, one was never measured
+    assert found["same_direction"] == 3 / 4
+    assert found["weak"] == 2 / 4
+    assert found["median_effect"] == (0.5 + 2.0) / 2
+    nothing = score_false_claims([{up}], [{up}], [{slot: 5.0}])
+    assert nothing["n"] == 0
+    assert np.isnan(nothing["weak"])

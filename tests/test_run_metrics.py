@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from captions.facts import FACT_COLUMNS
+from captions.facts import EFFECT_COLUMNS, FACT_COLUMNS
 from data.errors import InputError
 from data.store import Manifest, save_manifest
 from eval.run_metrics import collect_claims, score_details, score_run_claims
@@ -33,6 +33,10 @@ def folders(tmp_path) -> tuple[Path, Path]:
     run.mkdir()
     facts = [(*key, *DIM) for key in WELLS[:2]] + [(*key, *DIM) for key in WELLS[4:]]
     pd.DataFrame(facts, columns=list(FACT_COLUMNS)).to_parquet(data / "captions" / "facts.parquet")
+    effects = pd.DataFrame(WELLS, columns=["Metadata_Plate", "Metadata_Well"])
+    effects = effects.assign(**dict.fromkeys(EFFECT_COLUMNS, 0.0))
+    effects["cells Mito intensity"] = [-6.0, -6.0, -2.5, 0.1, -6.0, -6.0]
+    effects.to_parquet(data / "captions" / "effects.parquet")
     profiles = pd.DataFrame(WELLS, columns=["Metadata_Plate", "Metadata_Well"])
     profiles["Metadata_broad_sample"] = [f"R{i}" for i in range(6)]
     profiles[LABEL] = ["T1", "T1", "T2", "T3", "T4", "T4"]
@@ -65,6 +69,12 @@ def test_a_run_is_scored_beside_its_controls_and_in_detail(folders):
         "abstention_precision": 1.0,
         "abstention_recall": 0.5,
         "claims_an_unchanged_well": 0.5,
+    }
+    assert details["false_claims"] == {  # A03's, and it was only too weak
+        "n": 1,
+        "same_direction": 1.0,
+        "weak": 1.0,
+        "median_effect": 2.5,
     }
     # Three claims, each .75 sure; two are right.
     assert details["calibration"]["n"] == 3

@@ -163,15 +163,15 @@ def test_the_audit_finds_a_run_clean_and_a_planted_leak(trained, run):
 
 def test_wells_are_embedded(trained, run):
     common = ("--model", "run", "--data", trained / "prepared")
-    tables = {}
-    for representation in ("embedding", "untrained", "backbone"):
-        out = trained / f"{representation}.parquet"
-        code, printed, _ = run(
-            "embed_wells", *common, "--out", out, "--representation", representation
-        )
-        assert code == 0
-        assert str(out) in printed
-        tables[representation] = pd.read_parquet(out)
+    out = trained / "untrained.parquet"
+    code, printed, _ = run(
+        "embed_wells", *common, "--out", out, "--representation", "untrained,embedding,backbone"
+    )
+    assert code == 0
+    assert str(out) in printed
+    tables = {"untrained": pd.read_parquet(out)}
+    for name in ("embedding", "backbone"):
+        tables[name] = pd.read_parquet(trained / f"untrained_{name}.parquet")
     wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
     for table in tables.values():
         assert table["Metadata_Well"].tolist() == wells["Metadata_Well"].tolist()
@@ -247,15 +247,17 @@ def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
     assert (first, third) == ("Actin was not imaged.", "GFP was not imaged.")
     assert "'zebra?' is not understood" in second
 
-    for image in ("blank", "wrong_controls", "none"):
-        out = trained / f"{image}.parquet"
-        code, _, _ = run("describe_well", *common, "--image", image, "--out", out)
-        assert code == 0
-        said = pd.read_parquet(out)
+    images = ("blank", "wrong_controls", "none")
+    out = trained / "shown.parquet"
+    code, _, _ = run("describe_well", *common, "--image", ",".join(images), "--out", out)
+    assert code == 0
+    for image in images:
+        path = out if image == images[0] else out.with_stem(f"shown_{image}")
+        said = pd.read_parquet(path)
         assert len(said) == len(plate)
         if image != "wrong_controls":
             assert said["answer"].nunique() == 1  # nothing is known of any well
-        assert not out.with_name(f"{out.name}.parts").exists()
+        assert not path.with_name(f"{path.name}.parts").exists()
 
 
 @pytest.mark.parametrize(
@@ -267,6 +269,7 @@ def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
             "not understood: ask in English",
         ),
         (["--image", "mirror"], "image is 'mirror'"),
+        (["--image", "own,blank"], "several kinds of images need --out"),
         (["--style", "haiku"], "style is 'haiku'"),
         (["--plate", "SIMC01", "--chat", "true"], "--chat is about one well"),
     ],

@@ -19,6 +19,7 @@ from vlm.adapters import bare
 from vlm.checkpoints import last_checkpoint
 from vlm.lora import Vlm
 from vlm.processing import CellPaintingProcessor
+from vlm.readouts import hold_against_controls
 from vlm.wells import WellBank
 
 IGNORED = -100  # a label without a loss
@@ -220,8 +221,22 @@ def encode_dialogues(
 
 @torch.no_grad()
 def well_tokens(model: Vlm, bank: WellBank) -> torch.Tensor:
-    """The tower's tokens of every well in a bank: (n_wells, T, D) float32 on the CPU."""
-    return torch.cat([said.last_hidden_state.cpu() for said in _tower_outputs(model, bank)])
+    """The tower's tokens of every well in a bank: (n_wells, T, D) float32 on the CPU.
+
+    Their statements are held against what the tower reads out of the controls of the plate
+    (`vlm.readouts`).
+    """
+    said = list(_tower_outputs(model, bank))
+    tokens = torch.cat([one.last_hidden_state.cpu() for one in said])
+    if bank.controls is None:
+        return tokens
+    held = hold_against_controls(
+        torch.cat([one.readout.cpu() for one in said]),
+        torch.from_numpy(bank.plate_of),
+        torch.from_numpy(well_readouts(model, bank.controls)),
+        torch.from_numpy(bank.controls.plate_of),
+    )
+    return bare(model).model.vision_tower.with_readout(tokens, held)
 
 
 @torch.no_grad()

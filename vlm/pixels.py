@@ -15,7 +15,7 @@ from vlm.vision_tower import CellPaintingVisionTower
 from vlm.wells import WellBank, group_sites
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PixelBank(WellBank):
     """Wells whose sites are read for every batch anew.
 

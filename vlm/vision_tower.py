@@ -311,14 +311,18 @@ class CellPaintingVisionTower(PreTrainedModel):
         return torch.stack([names, self.change_code + told], dim=2).flatten(1, 2)
 
     def with_readout(
-        self, tokens: torch.Tensor, readout: torch.Tensor, channel_mask: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        readout: torch.Tensor,
+        channel_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Let tokens (B, T, D) say another readout (B, K), and other channels missing (B, C)."""
         first = 1 + 2 * self.config.num_statements
         change, channels = tokens[:, :1], tokens[:, first:]
-        return torch.cat(
-            [change, self.speak(readout), self._mark_missing(channels, channel_mask)], dim=1
-        )
+        if channel_mask is not None:
+            channels = self._mark_missing(channels, channel_mask)
+        said = self.speak(readout.to(self.readout_codes)).to(tokens)
+        return torch.cat([change, said, channels], dim=1)
 
     def _unspoken(self, tokens: torch.Tensor) -> torch.Tensor:
         """Take the codes out of tokens (..., D) that are no statements: they must not say words."""

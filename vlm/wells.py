@@ -42,6 +42,9 @@ class WellBank:
         Row of `control_median` for each well.
     channel_mask : (n_wells, C) bool array
         False where a channel was not imaged.
+    controls : WellBank or None
+        The negative controls of all plates, whatever wells were selected; None without
+        `control_median`.
     """
 
     wells: pd.DataFrame
@@ -50,6 +53,7 @@ class WellBank:
     control_median: np.ndarray | None
     plate_of: np.ndarray
     channel_mask: np.ndarray
+    controls: "WellBank | None" = None
 
     def __len__(self) -> int:
         return len(self.wells)
@@ -181,7 +185,8 @@ def open_wells(
                 for i in range(len(plates))
             ]
         )
-    return WellBank(wells, site_features, sites_of, control_median, plate_of, channel_mask)
+    bank = WellBank(wells, site_features, sites_of, control_median, plate_of, channel_mask)
+    return bank if control_median is None else replace(bank, controls=bank.select(control))
 
 
 def fill_blanks(site_features: np.ndarray, sites_of: list[np.ndarray], channels: int) -> np.ndarray:

@@ -1,0 +1,77 @@
+"""Readouts held against those of the plate's own controls."""
+
+import numpy as np
+import pytest
+import torch
+
+from captions.facts import _clipped_sd as measured_sd
+from vlm.readouts import MIN_CONTROLS, _clipped_sd, hold_against_controls
+
+
+def drawn(spread: float, count: int, slots: int = 6, seed: int = 0) -> torch.Tensor:
+    """Readouts whose effects have a standard deviation."""
+    effects = spread * np.random.default_rng(seed).normal(size=(count, slots))
+    return torch.asinh(torch.from_numpy(effects).float() / 2)
+
+
+def effects_of(readouts: torch.Tensor) -> torch.Tensor:
+    return 2 * torch.sinh(readouts)
+
+
+def test_effects_are_as_much_quieter_as_the_controls_are_wild_and_never_louder():
+    wells = torch.full((2, 6), 3.0)  # effects of 20
+    calm, wild = drawn(0.5, 200), drawn(2.0, 200, seed=1)
+    controls = torch.cat([calm, wild])
+    held = hold_against_controls(
+        wells, torch.tensor([0, 1]), controls, torch.tensor([0] * 200 + [1] * 200)
+    )
+    torch.testing.assert_close(held[0], wells[0])
+    ratio = effects_of(wells[1]) / effects_of(held[1])
+    torch.testing.assert_close(ratio, torch.full((6,), 2.0), rtol=0.15, atol=0)
+
+
+def test_one_wild_control_does_not_quieten_a_plate():
+    controls = drawn(1.0, 40)
+    dead = controls.clone()
+    dead[0] = 5.0
+    wells, plate = torch.full((1, 6), 3.0), torch.zeros(1, dtype=torch.long)
+    held = hold_against_controls(wells, plate, dead, torch.zeros(40, dtype=torch.long))
+    assert (effects_of(held) > 0.7 * effects_of(wells)).all()
+
+
+def test_the_spread_is_that_of_measured_effects():
+    values = torch.from_numpy(np.random.default_rng(3).standard_t(2, size=(15, 4)))
+    deviations = values.numpy() - np.median(values.numpy(), axis=0)
+    expected = [measured_sd(column, len(values) - 1) for column in deviations.T]
+    np.testing.assert_allclose(_clipped_sd(values).numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_twentieth_of_the_controls_speaks_at_most(seed):
+    controls = drawn(1.3, 60, seed=seed)
+    plate = torch.zeros(60, dtype=torch.long)
+    held = hold_against_controls(controls, plate, controls, plate)
+    assert 0 < (held != 0).any(dim=1).sum() <= 3
+    # What speaks says all that it had to say.
+    loud = (held != 0).any(dim=1)
+    assert ((held[loud] != 0) == (controls[loud] != 0)).all()
+
+
+def test_a_plate_with_few_controls_is_left_as_it_was():
+    wells, plate = drawn(4.0, 5), torch.zeros(5, dtype=torch.long)
+    few = drawn(9.0, MIN_CONTROLS - 1)
+    held = hold_against_controls(wells, plate, few, torch.zeros(len(few), dtype=torch.long))
+    torch.testing.assert_close(held, wells)
+    none = hold_against_controls(wells, plate + 1, few, torch.zeros(len(few), dtype=torch.long))
+    torch.testing.assert_close(none, wells)
+
+
+def test_wells_do_not_depend_on_other_wells_or_plates():
+    wells, plates = drawn(3.0, 12), torch.arange(12) % 2
+    controls, control_plates = drawn(1.5, 40, seed=5), torch.arange(40) % 2
+    together = hold_against_controls(wells, plates, controls, control_plates)
+    for row in range(12):
+        alone = hold_against_controls(
+            wells[row : row + 1], plates[row : row + 1], controls, control_plates
+        )
+        torch.testing.assert_close(alone[0], together[row])
