@@ -266,9 +266,9 @@ def score_details(claims: WellClaims, label_column: str) -> dict[str, Any]:
     -------
     dict
         strength: agreement of strength words, with its interval over reagents. silence: abstention
-        against what was measured, in all wells. false_claims: how wrong they are. calibration: of the claims' confidence. by_channel
-        and by_property: claim scores (geometry has the channel ""). wording: chrF and ROUGE for the
-        record, where the extra `wording` is installed.
+        against what was measured, in all wells. false_claims: how wrong they are. calibration: of
+        the claims' confidence. by_channel and by_property: claim scores (geometry has the channel
+        ""). wording: chrF and ROUGE for the record, where the extra `wording` is installed.
     """
     aimed = _with_label(claims, label_column)
     said = aimed.said["model"]
