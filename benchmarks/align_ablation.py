@@ -1,6 +1,7 @@
 """What each part of phase align is worth, on targets that training never saw.
 
     python benchmarks/align_ablation.py --data runs/quickstart/prepared --out runs/align_ablation
+    python benchmarks/align_ablation.py --data runs/bbbc021/prepared --out runs/bbbc021_ablation
     python benchmarks/align_ablation.py --out runs/align_ablation --table
 
 A row changes one thing of ours, which has the defaults of phase align: the losses, the prompts'
@@ -9,7 +10,8 @@ same wells with the same seeds (all rows of the first seed, then of the second, 
 JSON a seed: given again, the command goes on. The table has, over held-out targets, normalised mAP
 of a fixed pool ((AP - chance) / (1 - chance), `eval.matching`) as mean over seeds with a 95 %
 bootstrap interval over labels, the paired difference from ours, and retrieval between wells and
-prompts.
+prompts. Of BBBC021's store what is held out is compounds, fold by fold as in scripts/run_bbbc021.py,
+and labels are mechanisms, with the accuracies of the nearest neighbour beside them.
 
 To be affordable on one core, prompts are by default read by a frozen sentence encoder, each once
 (`text_encoder: packaged:all-minilm-l6-v2` trains the same), and a well's sites are averaged before
@@ -40,9 +42,9 @@ from contrastive.configuration import AlignConfig
 from contrastive.trainer import align
 from data.files import atomic_path
 from data.splits import unseen_targets
-from data.store import load_wells
+from data.store import load_manifest, load_wells
 from eval.average_precision import unit_rows
-from eval.matching import gene_compound_matching, replicate_matching
+from eval.matching import gene_compound_matching, mechanism_matching, replicate_matching
 from eval.reagents import consensus
 from eval.run_metrics import classical_profiles
 from vlm.adapters import ALIGN, bare, load_base
@@ -55,6 +57,7 @@ from vlm.wells import WellBank, open_wells
 # tests/ and scripts/ are no packages.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from run_bbbc021 import MECHANISM, compound_folds
 from tiny import save_tiny_language_model
 from train_lora import TrainConfig, write_base
 
@@ -169,15 +172,97 @@ def parse() -> argparse.Namespace:
 
 
 def score_row(name: str, seed: int, options: argparse.Namespace) -> dict:
-    """Train a row's model with one seed; score it on the held-out targets."""
-    row, data, out = ROWS[name], Path(options.data), Path(options.out)
+    """Train a row's model with one seed; score it on what was held out."""
     started = time.process_time()
+    score = score_mechanisms if is_bbbc021(options.data) else score_targets
+    found = score(name, seed, options)
+    return {**found, "cpu_seconds": round(time.process_time() - started, 1)}
+
+
+def is_bbbc021(data: str) -> bool:
+    """Whether a store holds BBBC021's images."""
+    return load_manifest(data).source == "bbbc021"
+
+
+def score_targets(name: str, seed: int, options: argparse.Namespace) -> dict:
+    """Gene-compound and replicate matching of the held-out targets' wells."""
+    data = Path(options.data)
     if name == "classical":
-        meta, features = classical_profiles(data)
-        return score_wells(meta, features, seed)
-    base = out / f"base-{seed}"
+        return score_wells(*classical_profiles(data), seed)
+    trained = train_row(name, seed, options, "Metadata_split == 'train'", {})
+    wells = trained.wells
+    found = score_wells(wells, trained.embedded, seed)
+    compound = wells["Metadata_modality"] == "compound"
+    # The other targets are inactive in the simulation.
+    both = set(wells[compound]["Metadata_target_list"]) & set(
+        wells[~compound]["Metadata_target_list"]
+    )
+    rows = (wells["Metadata_split"] == "test") & wells["Metadata_target_list"].isin(both - {""})
+    return found | {"retrieval": score_retrieval(trained, rows.to_numpy())}
+
+
+def score_mechanisms(name: str, seed: int, options: argparse.Namespace) -> dict:
+    """Mechanism matching on BBBC021's replicate 2, every compound held out once."""
+    data, settings = Path(options.data), {"align_label_column": MECHANISM, "align_num_targets": 6}
+    settings["align_prompt_targets"] = 6
+    folds, scores, retrieved = [], [], []
+    for number, (held_out, asking) in enumerate(compound_folds(load_wells(data))):
+        if name == "classical":
+            meta, features = classical_profiles(data)
+        else:
+            seen = f"Metadata_replicate == 1 and Metadata_broad_sample not in {held_out}"
+            trained = train_row(name, seed, options, seen, settings, f"-{number}")
+            meta, features = trained.wells, trained.embedded
+        second = (meta["Metadata_replicate"].astype(int) == 2).to_numpy()
+        asks = meta["Metadata_broad_sample"].isin(asking).to_numpy()
+        meta = meta[second].reset_index(drop=True)
+        score = mechanism_matching(meta, features[second], asks[second], 100, seed)
+        folds.append(number)
+        scores.append(score)
+        if name != "classical":
+            retrieved.append(score_retrieval(trained, second & asks))
+    weights = [score.n_treatments for score in scores]
+    labels = {
+        f"{row.label} {number}": row.normalized_map
+        for number, score in zip(folds, scores, strict=True)
+        for row in score.labels.itertuples()
+    }
+    found: dict = {
+        "mechanism": {"labels": labels},
+        "nearest": {
+            kind: float(np.average([getattr(score, kind) for score in scores], weights=weights))
+            for kind in ("nsc_accuracy", "nsc_week_accuracy")
+        },
+    }
+    if retrieved:
+        found["retrieval"] = {
+            way: {
+                str(k): float(np.mean([one[way][str(k)] for one in retrieved])) for k in RANKS
+            }
+            for way in ("text_to_well", "well_to_text", "chance")
+        } | {"candidates": "/".join(str(one["candidates"]) for one in retrieved)}
+    return found
+
+
+@dataclass
+class Trained:
+    """A row's model and what it makes of all wells of the store."""
+
+    model: Vlm
+    processor: CellPaintingProcessor
+    prompts: pd.DataFrame
+    wells: pd.DataFrame
+    embedded: np.ndarray
+
+
+def train_row(
+    name: str, seed: int, options: argparse.Namespace, query: str, settings: dict, part: str = ""
+) -> Trained:
+    """Train a row's model on the wells of a query."""
+    row, data, out = ROWS[name], Path(options.data), Path(options.out)
+    base = out / f"base-{seed}{part}"
     if not base.is_dir():
-        make_base(data, base, seed, options.language_model)
+        make_base(data, base, seed, options, query)
     model: Vlm = load_base(base)
     processor = AutoProcessor.from_pretrained(base)
     bank = open_wells(data, bare(model), processor)
@@ -189,12 +274,13 @@ def score_row(name: str, seed: int, options: argparse.Namespace) -> dict:
         model.text_encoder = KnownTexts(model, processor, prompts)
         bank = MeanBank(**vars(bank))
     if row.trained:
-        work = out / f"work-{name}-{seed}"
-        model = train(row, model, processor, bank, prompts, data, work, seed, options.steps)
-    embedded = well_embeddings(model, bank)
-    found = score_wells(bank.wells, embedded, seed)
-    found["retrieval"] = score_retrieval(model, processor, bank.wells, embedded, prompts)
-    return {**found, "cpu_seconds": round(time.process_time() - started, 1)}
+        work = out / f"work-{name}-{seed}{part}"
+        config = AlignConfig(
+            align_steps=options.steps, align_save_steps=options.steps, **(settings | row.config)
+        )
+        training = bank.query(query)
+        model = train(config, model, processor, training, prompts, data, work, seed)
+    return Trained(model, processor, prompts, bank.wells, well_embeddings(model, bank))
 
 
 @dataclass
@@ -231,16 +317,20 @@ class KnownTexts(torch.nn.Module):
         return SimpleNamespace(last_hidden_state=known[:, None].expand(-1, input_ids.shape[1], -1))
 
 
-def make_base(data: Path, folder: Path, seed: int, language_model: str | None) -> None:
-    """Build the untrained model of configs/quickstart.yaml."""
+def make_base(
+    data: Path, folder: Path, seed: int, options: argparse.Namespace, query: str
+) -> None:
+    """Build the untrained model of configs/quickstart.yaml, or of configs/bbbc021.yaml."""
+    language_model = options.language_model
     with tempfile.TemporaryDirectory() as scratch:
         # A text encoder reads: the language model takes no part, and may be tiny.
         config = TrainConfig(
             data=str(data),
             out=scratch,
+            train_query=query,
             language_model=language_model or str(save_tiny_language_model(Path(scratch))),
             text_encoder=None if language_model else PACKAGED_TEXT_ENCODER,
-            num_text_layers=8 if language_model else None,
+            image_size=256 if is_bbbc021(options.data) else 128,
         )
         set_seed(seed)
         write_base(config, Accelerator(cpu=True), folder)
@@ -273,20 +363,16 @@ def write_prompts(data: Path, row: Row) -> pd.DataFrame:
 
 
 def train(
-    row: Row,
+    config: AlignConfig,
     model: Vlm,
     processor: CellPaintingProcessor,
-    bank: WellBank,
+    training: WellBank,
     prompts: pd.DataFrame,
     data: Path,
     work: Path,
     seed: int,
-    steps: int,
 ) -> Vlm:
-    """Train phase align on the training targets."""
-    settings = {"align_steps": steps, "align_prompt_every": 5, "align_save_steps": steps}
-    config = AlignConfig(**(settings | row.config))
-    training = bank.query("Metadata_split == 'train'")
+    """Train phase align."""
     effects = pd.read_parquet(data / "captions" / "effects.parquet")
     effects = training.wells[KEY].merge(effects, on=KEY, how="left")[list(EFFECT_COLUMNS)]
     set_seed(seed)
@@ -320,35 +406,22 @@ def score_wells(meta: pd.DataFrame, features: np.ndarray, seed: int) -> dict:
     }
 
 
-def score_retrieval(
-    model: Vlm,
-    processor: CellPaintingProcessor,
-    wells: pd.DataFrame,
-    embedded: np.ndarray,
-    prompts: pd.DataFrame,
-) -> dict:
-    """Recall between reagents of held-out targets (their wells' mean) and their prompts.
+def score_retrieval(trained: Trained, rows: np.ndarray) -> dict:
+    """Recall between held-out reagents (the mean of their wells, a boolean mask) and their prompts.
 
     Reagents with one text (two guides of a gene) are one candidate, so that nothing is found
-    twice. Only targets with compounds and genetic reagents: the others are inactive in the
-    simulation.
+    twice.
     """
-    compound = wells["Metadata_modality"] == "compound"
-    both = set(wells[compound]["Metadata_target_list"]) & set(
-        wells[~compound]["Metadata_target_list"]
-    )
-    rows = (wells["Metadata_split"] == "test") & wells["Metadata_target_list"].isin(both - {""})
-    meta = wells[rows].merge(prompts[["Metadata_broad_sample", "prompt"]])
-    pool, unit = consensus(meta, embedded[rows.to_numpy()], ["prompt"], how="mean")
+    prompts = trained.prompts[["Metadata_broad_sample", "prompt"]]
+    meta = trained.wells[rows].merge(prompts)
+    pool, unit = consensus(meta, trained.embedded[rows], ["prompt"], how="mean")
     with torch.no_grad():
-        tokens = processor.prompt_tokenizer
-        ids = [prompt_tokens(tokens, text) for text in pool["prompt"]]
-        told = unit_rows(
-            np.concatenate([bare(model).embed_prompts(**one).numpy() for one in ids]).astype(float)
-        )
-    cosine = told @ unit.T
+        ids = [prompt_tokens(trained.processor.prompt_tokenizer, text) for text in pool["prompt"]]
+        vlm = bare(trained.model)
+        told = np.concatenate([vlm.embed_prompts(**one).numpy() for one in ids])
+    cosine = unit_rows(told.astype(float)) @ unit.T
     n = len(pool)
-    found = {"candidates": n}
+    found: dict = {"candidates": n}
     for way, similarity in (("text_to_well", cosine), ("well_to_text", cosine.T)):
         rank = (similarity > np.diag(similarity)[:, None]).sum(axis=1)
         found[way] = {str(k): float((rank < k).mean()) for k in RANKS}

@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 
 from eval.bootstrap import bootstrap_means, interval
 
-TASKS = ("gene_compound", "replicate")
+TASKS = ("gene_compound", "replicate", "mechanism")
+"""Each table has those that were scored."""
 RANKS = (1, 5, 10)
 
 
@@ -36,15 +37,18 @@ def difference(found: list[dict], name: str, task: str) -> tuple[float, float, f
 def markdown(found: list[dict], says: dict[str, str]) -> str:
     """Write the table: a line a row, in the order of `says` (row to what it is)."""
     names = [name for name in says if any(one["row"] == name for one in found)]
-    lines = [
-        "| row | seeds | gene-compound | minus ours | replicate | minus ours "
-        "| text to well R@1/5/10 | well to text R@1/5/10 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    tasks = scored_tasks(found)
+    nearest = list(found[0].get("nearest", ()))
+    columns = ["row", "seeds"]
+    for task in tasks:
+        columns += [task.replace("_", "-"), "minus ours"]
+    columns += [kind.removesuffix("_accuracy").replace("_", "-") for kind in nearest]
+    columns += ["text to well R@1/5/10", "well to text R@1/5/10"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in names:
         mine = [one for one in found if one["row"] == name]
         cells = [says[name], str(len(mine))]
-        for task in TASKS:
+        for task in tasks:
             mean, low, high, _ = summarize(found, name, task)
             cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
             if name == "ours" or "ours" not in names:
@@ -52,6 +56,7 @@ def markdown(found: list[dict], says: dict[str, str]) -> str:
             else:
                 off, low, high = difference(found, name, task)
                 cells.append(f"{off:+.3f} [{low:+.3f}, {high:+.3f}]")
+        cells += [f"{np.mean([one['nearest'][kind] for one in mine]):.3f}" for kind in nearest]
         for way in ("text_to_well", "well_to_text"):
             cells.append(recall_cell([one for one in mine if "retrieval" in one], way))
         lines.append(f"| {' | '.join(cells)} |")
@@ -60,6 +65,11 @@ def markdown(found: list[dict], says: dict[str, str]) -> str:
         chance = "/".join(f"{told[0]['chance'][str(k)]:.2f}" for k in RANKS)
         lines.append(f"\nRetrieval among {told[0]['candidates']} candidates; chance {chance}.")
     return "\n".join(lines)
+
+
+def scored_tasks(found: list[dict]) -> list[str]:
+    """Those of `TASKS` that rows were scored on."""
+    return [task for task in TASKS if task in found[0]]
 
 
 def recall_cell(scored: list[dict], way: str) -> str:
@@ -72,11 +82,12 @@ def recall_cell(scored: list[dict], way: str) -> str:
 
 
 def draw(found: list[dict], says: dict[str, str]) -> Figure:
-    """Gene-compound mAP of every row, with its interval and its seeds."""
+    """Normalised mAP of every row, with its interval and its seeds."""
     names = [name for name in says if any(one["row"] == name for one in found)][::-1]
     drawing = Figure(figsize=(8, 0.32 * len(names) + 0.8), layout="constrained")
-    axes = drawing.subplots(1, 2, sharey=True)
-    for axis, task in zip(axes, TASKS, strict=True):
+    tasks = scored_tasks(found)
+    axes = drawing.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    for axis, task in zip(axes, tasks, strict=True):
         for place, name in enumerate(names):
             mean, low, high, _ = summarize(found, name, task)
             colour = "#0b5cad" if name == "ours" else "#8a97a6"
