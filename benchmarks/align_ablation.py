@@ -10,8 +10,9 @@ same wells with the same seeds (all rows of the first seed, then of the second, 
 JSON a seed: given again, the command goes on. The table has, over held-out targets, normalised mAP
 of a fixed pool ((AP - chance) / (1 - chance), `eval.matching`) as mean over seeds with a 95 %
 bootstrap interval over labels, the paired difference from ours, and retrieval between wells and
-prompts. Of BBBC021's store what is held out is compounds, fold by fold as in scripts/run_bbbc021.py,
-and labels are mechanisms, with the accuracies of the nearest neighbour beside them.
+prompts. Of BBBC021's store what is held out is compounds, fold by fold as in
+scripts/run_bbbc021.py, and labels are mechanisms, with the accuracies of the nearest neighbour
+beside them.
 
 To be affordable on one core, prompts are by default read by a frozen sentence encoder, each once
 (`text_encoder: packaged:all-minilm-l6-v2` trains the same), and a well's sites are averaged before
@@ -236,9 +237,7 @@ def score_mechanisms(name: str, seed: int, options: argparse.Namespace) -> dict:
     }
     if retrieved:
         found["retrieval"] = {
-            way: {
-                str(k): float(np.mean([one[way][str(k)] for one in retrieved])) for k in RANKS
-            }
+            way: {str(k): float(np.mean([one[way][str(k)] for one in retrieved])) for k in RANKS}
             for way in ("text_to_well", "well_to_text", "chance")
         } | {"candidates": "/".join(str(one["candidates"]) for one in retrieved)}
     return found
@@ -317,9 +316,7 @@ class KnownTexts(torch.nn.Module):
         return SimpleNamespace(last_hidden_state=known[:, None].expand(-1, input_ids.shape[1], -1))
 
 
-def make_base(
-    data: Path, folder: Path, seed: int, options: argparse.Namespace, query: str
-) -> None:
+def make_base(data: Path, folder: Path, seed: int, options: argparse.Namespace, query: str) -> None:
     """Build the untrained model of configs/quickstart.yaml, or of configs/bbbc021.yaml."""
     language_model = options.language_model
     with tempfile.TemporaryDirectory() as scratch:
