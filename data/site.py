@@ -90,6 +90,7 @@ def process_site(task: SiteTask) -> tuple[list[dict[str, Any]], pd.DataFrame | N
     """
     plate, site, correction = task.plate, task.site, task.correction
     raw = read_checked(plate, site, correction.shape)
+    flat = raw.min(axis=(1, 2)) == raw.max(axis=(1, 2))  # black, or saturated all over: no image
     centres = None if site.nuclei is None else read_centres(site.nuclei, correction.shape)
     cut = task.cells > 0 or task.tiles > 1
     cells, full = None, np.zeros(0, np.float32)
@@ -97,6 +98,7 @@ def process_site(task: SiteTask) -> tuple[list[dict[str, Any]], pd.DataFrame | N
         light = _light(plate, correction)
         even = raw.astype(np.float32) if light is None else np.divide(raw, light, dtype=np.float32)
         full = _scale(even, correction)
+        full[flat] = 0
     if task.measure or (task.cells and centres is None):
         exact = full.astype(np.float64)
         labels = segment_cells(exact, plate.channels)
@@ -107,6 +109,7 @@ def process_site(task: SiteTask) -> tuple[list[dict[str, Any]], pd.DataFrame | N
     if light is not None:
         small = small / light
     small = _scale(small, correction)
+    small[flat] = 0
     parts = [small]
     if task.cells and task.crop and centres is not None:
         squares = cut_cells(full, centres, task.crop, task.cells)

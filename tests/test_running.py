@@ -247,6 +247,8 @@ def test_a_config_runs_for_two_steps(training_folder, config):
         "--base_precision 4bit --bf16 true --optim adamw_bnb_8bit --align_optimizer adamw_8bit",
         "--base_precision bfloat16 --bf16 true --gradient_checkpointing true --lora_dora true",
         "--lora_init pissa --lora_rslora true",
+        "--align_ema_decay 0.5 --align_chunk_wells 3 --align_field_dropout 0.3 "
+        "--align_soft_label_weight 1 --align_replicate_weight 1",
     ],
 )
 def test_a_variant_goes_on_exactly_too(training_folder, variant):

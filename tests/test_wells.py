@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
-from helpers import write_tiff_plate, write_tiny_store
+from helpers import CHANNEL_FILES, COMPOUNDS, write_tiff_plate, write_tiny_store
 from tiny import tiny_feature_size, tiny_model
 
 import vlm.wells
@@ -203,6 +204,27 @@ def test_one_black_site_is_left_out_and_a_black_channel_is_not_imaged():
     np.testing.assert_array_equal(filled[2:, 1], 0)
     rest = ~np.isnan(features)
     np.testing.assert_array_equal(filled[rest], features[rest])
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_a_plane_that_is_black_or_saturated_all_over_was_not_imaged(
+    tmp_path, model_and_processor, value
+):
+    raw = write_tiff_plate(tmp_path / "raw", "P1", "compound")
+    row, column = 1, int(list(COMPOUNDS)[2][1:])
+    name = f"r{row:02d}c{column:02d}f*p01-{next(iter(CHANNEL_FILES))}sk1fk1fl1.tiff"
+    files = sorted((raw / "images" / "P1").glob(name))
+    assert len(files) == 2
+    for file in files:
+        tifffile.imwrite(file, np.full((96, 96), value, np.uint16))
+    write_tiny_store(raw, tmp_path / "prepared", measure=False)
+    bank = open_wells(tmp_path / "prepared", *model_and_processor)
+    missing = np.argwhere(~bank.channel_mask)
+    stain = CHANNEL_FILES[next(iter(CHANNEL_FILES))]
+    assert len(missing) == 1
+    well, channel = missing[0]
+    assert bank.wells["Metadata_Well"][well] == list(COMPOUNDS)[2]
+    assert model_and_processor[0].config.vision_config.channels[channel] == stain
 
 
 def test_tokens_are_those_of_each_well_by_itself(bank, model_and_processor):

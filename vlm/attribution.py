@@ -22,7 +22,8 @@ import torch.nn.functional as F
 
 from vlm.backbone import feature_maps
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
-from vlm.vision_tower import CellPaintingVisionTower, has_structure
+from vlm.planes import has_structure
+from vlm.vision_tower import CellPaintingVisionTower
 
 
 @dataclass

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from data.channels import STAINS, stain_index
 from vlm.backbone import feature_maps, map_widths, new_backbone
 from vlm.configuration import CellPaintingVisionConfig
+from vlm.planes import foreground, has_structure
 
 MAX_DEVIATION = 10.0  # a z beyond this says "far off"; how far is noise
 
@@ -369,29 +370,6 @@ def _needed_stains(config: CellPaintingVisionConfig) -> torch.Tensor:
     return needs
 
 
-def has_structure(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Say which planes are images: (..., H, W) to (...) bool, False where all pixels are equal."""
-    return pixel_values.amax(dim=(-2, -1)) > pixel_values.amin(dim=(-2, -1))
-
-
 def _is_loaded(parameter: torch.Tensor) -> bool:
     """Whether a checkpoint has set it: initialisers look at this, plain assignments do not."""
     return getattr(parameter, "_is_hf_initialized", False)
-
-
-def foreground(plane: torch.Tensor) -> torch.Tensor:
-    """Softly threshold a plane at 35 % of the way from its 10 % to its 98 % quantile.
-
-    Parameters
-    ----------
-    plane : (N, 1, H, W) float
-
-    Returns
-    -------
-    (N, 1, H, W) float in [0, 1]
-    """
-    smooth = F.avg_pool2d(plane, 3, stride=1, padding=1)
-    ends = torch.tensor([0.1, 0.98], device=plane.device, dtype=plane.dtype)
-    low, high = smooth.flatten(1).quantile(ends, dim=1)[:, :, None, None, None]
-    span = (high - low).clamp_min(1e-6)
-    return torch.sigmoid((smooth - low - 0.35 * span) / (0.08 * span))

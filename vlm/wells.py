@@ -17,8 +17,8 @@ from data.files import atomic_path
 from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
 from vlm.backbone import map_widths
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
+from vlm.planes import has_structure
 from vlm.processing import CellPaintingProcessor
-from vlm.vision_tower import has_structure
 
 SITES_PER_STEP = 8  # sites that go through the backbone together
 
