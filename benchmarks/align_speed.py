@@ -13,11 +13,11 @@ The language model is tiny by default, so that what is compared is not hidden be
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ from vlm.wells import WellBank, fit_reference, open_wells
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from helpers import CHANNEL_FILES, write_tiff_plate, write_tiny_store
 from test_align import prompts_of
-from tiny import save_tiny_language_model, tiny_adapter, tiny_bank, tiny_model
+from tiny import save_tiny_language_model, tiny_bank
 
 SITES, SLOTS, SIZE = 4, 8, 128
 LABEL = "Metadata_target_list"
@@ -191,12 +191,12 @@ def measure_peak(wells: int, chunk: int) -> float:
 def peak_of_a_step(wells: int, chunk: int) -> float:
     """Train two steps on `wells` wells, `chunk` at once; megabytes that they add at their peak."""
     torch.set_num_threads(1)
-    bank = tiny_bank()
-    model, processor = tiny_model()
+    with tempfile.TemporaryDirectory() as scratch:
+        language = str(save_tiny_language_model(Path(scratch)))
+        model, processor = build_model(language, image_size=SIZE, readout_groups=range(SLOTS))
+    bank = random_bank(wells, model.model.vision_tower.reference_center.shape[1])
     fit_reference(model, bank)
-    model = tiny_adapter(model, ALIGN)
-    repeats = -(-wells // len(bank))
-    bank = bank.select(np.tile(np.arange(len(bank)), repeats)[:wells])
+    model = add_adapter(model, ALIGN, lora_config(LoraSettings(), describe=False))
     numbers = np.arange(wells)
     bank.wells["Metadata_broad_sample"] = [f"R{i // 2}" for i in numbers]
     bank.wells["Metadata_target_list"] = [f"T{i // 4}" for i in numbers]
@@ -206,14 +206,39 @@ def peak_of_a_step(wells: int, chunk: int) -> float:
         align_prompt_targets=8, align_chunk_wells=chunk, align_prompt_every=1,
     )  # fmt: skip
     prompts = prompts_of(bank)
-    effects = np.zeros((wells, 3), np.float32)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    effects = np.zeros((wells, SLOTS), np.float32)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
+    before = peak_megabytes()
     with tempfile.TemporaryDirectory() as out:
         align(
             model, processor.prompt_tokenizer, bank, prompts, effects, config, Path(out), 0,
             Accelerator(cpu=True),
         )  # fmt: skip
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return peak_megabytes() - before
+
+
+def random_bank(wells: int, feature_size: int) -> WellBank:
+    """Wells of two plates, four sites each; many wells share features, to be small."""
+    few = tiny_bank()
+    rng = np.random.default_rng(0)
+    shape = (64, len(CHANNEL_FILES), feature_size)
+    rows = np.arange(wells)
+    return replace(
+        few,
+        wells=few.wells.iloc[rows % len(few)].reset_index(drop=True),
+        site_features=rng.normal(size=shape).astype(np.float32),
+        sites_of=[(SITES * row + np.arange(SITES)) % shape[0] for row in rows],
+        control_median=np.zeros((2, *shape[1:]), np.float32),
+        plate_of=rows % 2,
+        channel_mask=np.ones((wells, shape[1]), bool),
+    )
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(peak) / 2**10
 
 
 if __name__ == "__main__":
