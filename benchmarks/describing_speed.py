@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--plain_wells", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--num_text_layers", type=int, default=8)
+    parser.add_argument("--num_text_layers", type=int, help="all by default")
     return parser.parse_args()
 
 
@@ -105,7 +105,8 @@ def plain(
 ) -> str:
     """Describe one well by itself, as one would with transformers alone."""
     prompt = processor(text=processor.ask(DESCRIBE))
-    out = model.generate(**prompt, **bank.batch([row]), max_new_tokens=tokens, do_sample=False)
+    seen = well_tokens(model, bank.select(np.array([row])))
+    out = model.generate(**prompt, well_tokens=seen, max_new_tokens=tokens, do_sample=False)
     new = out[0, prompt["input_ids"].shape[1] :]
     return processor.tokenizer.decode(new, skip_special_tokens=True).strip()
 
