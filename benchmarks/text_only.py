@@ -23,7 +23,7 @@ from trl import TrlParser
 from captions.descriptions import read_claims
 from captions.facts import Claim
 from contrastive.configuration import AlignConfig
-from data.store import load_wells
+from data.store import Manifest, load_manifest, load_wells
 from eval.claims import score_claims
 from vlm.adapters import DESCRIBE, bare, load_model
 from vlm.describe import describe
@@ -34,6 +34,7 @@ from vlm.wells import open_wells
 
 # scripts/ is no package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+from _answers import answer_wells
 from train_lora import ROOT, RunningConfig, TrainConfig, captions_file, describe_examples
 
 
@@ -55,7 +56,8 @@ def main() -> None:
     test = rows_of_wells(test, bank.wells).assign(kind=test["kind"].to_numpy())
     seen = (bank.wells["Metadata_split"] == "train").to_numpy()
     nothing = tokens[torch.from_numpy(seen)].mean(dim=0)
-    answers = {"looking": ask(looking, processor, tokens, test)}
+    answers = {"looking, asked directly": ask(looking, processor, tokens, test)}
+    answers["looking"] = read_out(looking, processor, tokens, test, load_manifest(options.data))
     blind, processor = train_blind(options, nothing)
     answers["text only"] = ask(blind, processor, nothing.expand_as(tokens), test)
     usual = train.groupby("question")["answer"].agg(lambda own: own.mode()[0])
@@ -73,7 +75,7 @@ def main() -> None:
             [{c for c in said[row] if isinstance(c, Claim)} for row in told], known
         )
         print(
-            f"{name:22} questions right {right[is_question].mean():.3f}   descriptions: "
+            f"{name:24} questions right {right[is_question].mean():.3f}   descriptions: "
             f"precision {score['precision']:.3f} recall {score['recall']:.3f}"
         )
 
@@ -81,6 +83,23 @@ def main() -> None:
 def claims(answer: str) -> set:
     """What an answer claims; what it says when it claims nothing."""
     return {said.claim for said in read_claims(answer)} or {answer}
+
+
+def read_out(
+    model: Vlm,
+    processor: CellPaintingProcessor,
+    tokens: torch.Tensor,
+    asked: pd.DataFrame,
+    manifest: Manifest,
+) -> list[str]:
+    """Describe wells and read the answers out of that, as describe_well.py does."""
+    answers = pd.Series("", index=asked.index)
+    for question, rows in asked.groupby("question"):
+        imaged = [list(manifest.channels)] * len(rows)
+        own = tokens[rows["well"].to_numpy()]
+        replies = answer_wells(model, processor, own, imaged, str(question))
+        answers[rows.index] = [reply.text for reply in replies]
+    return answers.tolist()
 
 
 def train_blind(

@@ -1,10 +1,11 @@
 """Questions about a well, each with the answer that the measured facts give."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from captions.descriptions import CHANGES, NO_CHANGE, describe_facts, subject
+from captions.descriptions import CHANGES, NO_CHANGE, describe_facts, read_claims, subject
 from captions.facts import MAX_FACTS, Fact
 from captions.slots import FACT_SLOTS, Slot, needed_stains
 from data.channels import CHANNELS
@@ -64,7 +65,7 @@ def ask_strongest_channel(facts: Sequence[Fact]) -> Answer:
     single = [fact for fact in facts if fact.channel and "/" not in fact.channel]
     if not single:
         return Answer("No channel changed significantly.", [], "no change")
-    strongest = max(single, key=lambda fact: abs(fact.effect))
+    strongest = single[0]  # they are by rank
     return Answer(describe_facts([strongest]), [strongest], strongest.channel)
 
 
@@ -109,6 +110,25 @@ def questions(
         elif lacking[0] in missing and lacking[0] in CHANNELS:
             asked[direction_question(slot)] = partial(ask_missing_channel, lacking[0])
     return asked
+
+
+def answer_from(description: str, question: str, imaged: Sequence[str]) -> str:
+    """Answer a question from what a description claims.
+
+    Parameters
+    ----------
+    description : str
+        A model's, the strongest changes first.
+    question : str
+        One of `questions(imaged, [])`.
+    imaged : sequence of str
+        The stains with an image.
+    """
+    claimed = [
+        Fact(*said.claim, effect=math.nan, q_value=math.nan, strength=said.strength, feature="")
+        for said in read_claims(description)
+    ]
+    return questions(imaged, [])[question](claimed).text
 
 
 def direction_question(slot: Slot) -> str:

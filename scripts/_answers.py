@@ -1,4 +1,8 @@
-"""Questions about wells, answered: by a model where it looks at them, by rule where it need not."""
+"""Questions about wells, answered: a model describes, and rules read the answer out of that.
+
+A small model describes far better than it answers questions (docs/describing.md has the numbers),
+and an answer that is read out of the description cannot contradict it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +12,7 @@ import torch
 
 from captions.asking import HOW_SURE, Asked, understand
 from captions.descriptions import describe_facts, read_claims
-from captions.questions import DESCRIBE
+from captions.questions import DESCRIBE, answer_from
 from captions.slots import Claim
 from captions.verification import (
     Measurement,
@@ -24,10 +28,14 @@ from vlm.processing import CellPaintingProcessor
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer about one well; `confidences` are those of its claims, none where a rule spoke."""
+    """An answer about one well, the description that it was read out of, and how sure that was.
+
+    `description` is None, and `confidences` of claims are empty, where the well was not looked at.
+    """
 
     text: str
     asked: Asked
+    description: str | None
     confidences: dict[Claim | str, float]
 
     @property
@@ -45,6 +53,7 @@ class Reply:
         record: dict[str, Any] = {
             "answer": self.text,
             "answered_by": "rule" if self.by_rule else "model",
+            "description": self.description,
             "claims": claims,
             "measured": None if measured is None else [vars(fact) for fact in measured.facts],
         }
@@ -85,23 +94,25 @@ def answer_wells(
         When the question cannot be understood (`captions.asking.understand`).
     """
     asked = [understand(question, own) for own in imaged]
-    to_model = [DESCRIBE if one.question == HOW_SURE else one.question for one in asked]
+    rows = [row for row, one in enumerate(asked) if one.answer is None]
     spoken: dict[int, Spoken] = {}
-    for words in dict.fromkeys(to_model):
-        rows = [
-            row for row, one in enumerate(asked) if one.answer is None and to_model[row] == words
-        ]
-        if rows:
-            spoken |= zip(rows, describe(model, processor, tokens[rows], words), strict=True)
-    return [_reply(one, spoken.get(row), style) for row, one in enumerate(asked)]
+    if rows:
+        spoken |= zip(rows, describe(model, processor, tokens[rows], DESCRIBE), strict=True)
+    return [
+        _reply(one, own, spoken.get(row), style)
+        for row, (one, own) in enumerate(zip(asked, imaged, strict=True))
+    ]
 
 
-def _reply(asked: Asked, spoken: Spoken | None, style: str | None) -> Reply:
+def _reply(asked: Asked, imaged: Sequence[str], spoken: Spoken | None, style: str | None) -> Reply:
     if spoken is None:
-        return Reply(asked.answer or "", asked, {})
+        return Reply(asked.answer or "", asked, None, {})
     sure = claim_confidences(spoken.text, spoken.ends, spoken.probabilities)
     if asked.question == HOW_SURE:
-        return Reply(state_confidences(spoken.text, sure), asked, sure)
-    said = read_claims(spoken.text)
-    text = describe_facts(said, style) if style and said else spoken.text
-    return Reply(asked.reply(text), asked, sure)
+        return Reply(state_confidences(spoken.text, sure), asked, spoken.text, sure)
+    text = spoken.text
+    if asked.question != DESCRIBE:
+        text = answer_from(text, asked.question, imaged)
+    said = read_claims(text)
+    text = describe_facts(said, style) if style and said else text
+    return Reply(asked.reply(text), asked, spoken.text, sure)

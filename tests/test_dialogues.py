@@ -6,11 +6,21 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from captions.descriptions import NO_CHANGE, describe_facts, parse_description
 from captions.dialogues import DIALOGUE_COLUMNS, build_dialogues, guess_without_looking
-from captions.facts import FACT_COLUMNS, FACT_SLOTS, MAX_FACTS, Claim, Fact, facts_by_well
-from captions.questions import DESCRIBE, NOTHING_IMAGED, describe, questions
+from captions.facts import (
+    FACT_COLUMNS,
+    FACT_SLOTS,
+    MAX_FACTS,
+    Claim,
+    Fact,
+    facts_by_well,
+    read_facts,
+)
+from captions.questions import DESCRIBE, NOTHING_IMAGED, answer_from, describe, questions
 from data.channels import CHANNELS
 from data.errors import InputError
 
@@ -190,6 +200,21 @@ def test_answers_by_hand():
     assert describe(facts).evidence == facts
     assert {ask([]).text for ask in questions([], CHANNELS).values()} == {NOTHING_IMAGED}
     assert parse_description(describe(facts[2:]).text) == {Claim("nuclei", "", "size", "increased")}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(FACT_SLOTS), st.booleans()), max_size=6))
+def test_answers_read_out_of_a_description_are_those_of_its_facts(drawn):
+    effects = np.zeros(len(FACT_SLOTS))
+    for strength, (slot, up) in enumerate(drawn):
+        effects[FACT_SLOTS.index(slot)] = (9.0 - strength) * (1 if up else -1)
+    facts = read_facts(effects)
+    description = describe(facts).text
+    for question, answer in questions(CHANNELS[:5], []).items():
+        expected, found = answer(facts), answer_from(description, question, CHANNELS[:5])
+        assert parse_description(found) == parse_description(expected.text), question
+        if not facts:
+            assert found == expected.text
 
 
 def test_bad_input_is_named(screen):

@@ -203,6 +203,12 @@ def test_a_well_is_described(trained, run):
 
     code, printed, _ = run("describe_well", *common, "--well", well, "--ask", "What changed in ER?")
     assert printed.startswith(f"SIMC01 {well}: ")
+    code, printed, _ = run(
+        "describe_well", *common, "--well", well, "--ask", "Is ER dimmer?", "--json"
+    )
+    asked = json.loads(printed)
+    assert asked["description"] == record["answer"]  # what it is read out of
+    assert asked["answer"].startswith(("Yes. ", "No. "))
     out = trained / "descriptions.parquet"
     run("describe_well", *common, "--out", out)
     table = pd.read_parquet(out)
