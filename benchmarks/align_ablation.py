@@ -206,7 +206,7 @@ def score_mechanisms(name: str, seed: int, options: argparse.Namespace) -> dict:
     """Mechanism matching on BBBC021's replicate 2, every compound held out once."""
     data, settings = Path(options.data), {"align_label_column": MECHANISM, "align_num_targets": 6}
     settings["align_prompt_targets"] = 6
-    folds, scores, retrieved = [], [], []
+    scores, retrieved = [], []
     for number, (held_out, asking) in enumerate(compound_folds(load_wells(data))):
         if name == "classical":
             meta, features = classical_profiles(data)
@@ -218,14 +218,13 @@ def score_mechanisms(name: str, seed: int, options: argparse.Namespace) -> dict:
         asks = meta["Metadata_broad_sample"].isin(asking).to_numpy()
         meta = meta[second].reset_index(drop=True)
         score = mechanism_matching(meta, features[second], asks[second], 100, seed)
-        folds.append(number)
         scores.append(score)
         if name != "classical":
             retrieved.append(score_retrieval(trained, second & asks))
     weights = [score.n_treatments for score in scores]
     labels = {
         f"{row.label} {number}": row.normalized_map
-        for number, score in zip(folds, scores, strict=True)
+        for number, score in enumerate(scores)
         for row in score.labels.itertuples()
     }
     found: dict = {

@@ -13,6 +13,7 @@ changed or was imaged.
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from trl import TrlParser
 from captions.descriptions import read_claims
 from captions.facts import Claim
 from contrastive.configuration import AlignConfig
-from data.store import Manifest, load_manifest, load_wells
+from data.store import load_manifest, load_wells
 from eval.claims import score_claims
 from vlm.adapters import DESCRIBE, bare, load_model
 from vlm.describe import describe
@@ -56,10 +57,25 @@ def main() -> None:
     test = rows_of_wells(test, bank.wells).assign(kind=test["kind"].to_numpy())
     seen = (bank.wells["Metadata_split"] == "train").to_numpy()
     nothing = tokens[torch.from_numpy(seen)].mean(dim=0)
-    answers = {"looking, asked directly": ask(looking, processor, tokens, test)}
-    answers["looking"] = read_out(looking, processor, tokens, test, load_manifest(options.data))
-    blind, processor = train_blind(options, nothing)
-    answers["text only"] = ask(blind, processor, nothing.expand_as(tokens), test)
+    imaged = load_manifest(options.data).channels
+    blind, blind_processor = train_blind(options, nothing)
+
+    def directly(question: str, rows: np.ndarray) -> list[str]:
+        return [said.text for said in describe(looking, processor, tokens[rows], question)]
+
+    def read_out(question: str, rows: np.ndarray) -> list[str]:
+        replies = answer_wells(looking, processor, tokens[rows], [imaged] * len(rows), question)
+        return [reply.text for reply in replies]
+
+    def unseen(question: str, rows: np.ndarray) -> list[str]:
+        shown = nothing.expand(len(rows), *nothing.shape)
+        return [said.text for said in describe(blind, blind_processor, shown, question)]
+
+    answers = {
+        "looking, asked directly": ask(test, directly),
+        "looking": ask(test, read_out),
+        "text only": ask(test, unseen),
+    }
     usual = train.groupby("question")["answer"].agg(lambda own: own.mode()[0])
     answers["most frequent answer"] = test["question"].map(usual).fillna("").tolist()
 
@@ -85,23 +101,6 @@ def claims(answer: str) -> set:
     return {said.claim for said in read_claims(answer)} or {answer}
 
 
-def read_out(
-    model: Vlm,
-    processor: CellPaintingProcessor,
-    tokens: torch.Tensor,
-    asked: pd.DataFrame,
-    manifest: Manifest,
-) -> list[str]:
-    """Describe wells and read the answers out of that, as describe_well.py does."""
-    answers = pd.Series("", index=asked.index)
-    for question, rows in asked.groupby("question"):
-        imaged = [list(manifest.channels)] * len(rows)
-        own = tokens[rows["well"].to_numpy()]
-        replies = answer_wells(model, processor, own, imaged, str(question))
-        answers[rows.index] = [reply.text for reply in replies]
-    return answers.tolist()
-
-
 def train_blind(
     options: argparse.Namespace, nothing: torch.Tensor
 ) -> tuple[Vlm, CellPaintingProcessor]:
@@ -120,14 +119,11 @@ def train_blind(
     return model, processor
 
 
-def ask(
-    model: Vlm, processor: CellPaintingProcessor, tokens: torch.Tensor, asked: pd.DataFrame
-) -> list[str]:
-    """Ask each question of its well; answers in the order of `asked`."""
+def ask(asked: pd.DataFrame, answer: Callable[[str, np.ndarray], list[str]]) -> list[str]:
+    """Ask each question of its wells (rows); answers in the order of `asked`."""
     answers = pd.Series("", index=asked.index)
     for question, rows in asked.groupby("question"):
-        said = describe(model, processor, tokens[rows["well"].to_numpy()], str(question))
-        answers[rows.index] = [one.text for one in said]
+        answers[rows.index] = answer(str(question), rows["well"].to_numpy())
     return answers.tolist()
 
 

@@ -55,6 +55,17 @@ def measure_quality(
     }
 
 
+def flat_planes(raw: NDArray) -> NDArray[np.bool_]:
+    """Say which planes (C, H, W) are one value all over: black, or saturated, and no image.
+
+    The first row decides of nearly every image: every site of a screen is asked.
+    """
+    one = raw[:, :1, :1]
+    flat = (raw[:, 0] == one[:, 0]).all(axis=1)
+    flat[flat] = (raw[flat] == one[flat]).all(axis=(1, 2))
+    return flat
+
+
 def saturated_share(plane: NDArray) -> float:
     """Return the share of pixels at the camera's largest value; 0 when none reaches one."""
     brightest = plane.max()

@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.illumination import GRID, illumination_field
 from data.measure import measure_site
 from data.parts import cut_cells, cut_tiles, nucleus_centres, read_centres
-from data.quality import measure_quality
+from data.quality import flat_planes, measure_quality
 from data.raw import Plate, Site
 from data.resize import centre_square, resize_area
 from data.segment import segment_cells
@@ -90,7 +90,7 @@ def process_site(task: SiteTask) -> tuple[list[dict[str, Any]], pd.DataFrame | N
     """
     plate, site, correction = task.plate, task.site, task.correction
     raw = read_checked(plate, site, correction.shape)
-    flat = raw.min(axis=(1, 2)) == raw.max(axis=(1, 2))  # black, or saturated all over: no image
+    flat = flat_planes(raw)
     centres = None if site.nuclei is None else read_centres(site.nuclei, correction.shape)
     cut = task.cells > 0 or task.tiles > 1
     cells, full = None, np.zeros(0, np.float32)

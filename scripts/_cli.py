@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from data.errors import InputError, is_full_disk
@@ -67,3 +68,12 @@ def parse_config(*classes: type, arguments: Sequence[str] | None = None) -> tupl
         raise
     except ValueError as error:
         raise InputError(" ".join(str(error).split())) from None
+
+
+def output_paths(out: str, names: Sequence[str]) -> dict[str, Path]:
+    """Where several tables of one run go: the first to OUT, each other to OUT_name beside it."""
+    path = Path(out)
+    return {
+        name: path if place == 0 else path.with_stem(f"{path.stem}_{name}")
+        for place, name in enumerate(names)
+    }

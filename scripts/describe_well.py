@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from _answers import Reply, answer_wells
-from _cli import parse_config, run_main
+from _cli import output_paths, parse_config, run_main
 
 from captions.asking import MAX_QUESTION
 from captions.cells import slot_deltas
@@ -161,10 +161,7 @@ def main() -> None:
         made_from = vars(config) | {"wells": bank.wells[KEY].to_numpy().tolist()}
         made_from |= {"model": _stamps(find_model(config.model))}
         made_from |= {"captions": _stamps(Path(config.data) / "captions")}
-        for image in config.images:
-            path = Path(config.out)
-            if image != first:
-                path = path.with_stem(f"{path.stem}_{image}")
+        for image, path in output_paths(config.out, config.images).items():
             table = write_in_parts(
                 path,
                 made_from | {"image": image},

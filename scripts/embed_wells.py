@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from _cli import parse_config, run_main
+from _cli import output_paths, parse_config, run_main
 
 from data.errors import InputError
 from data.files import atomic_path
@@ -57,16 +57,16 @@ def main() -> None:
     if config.query:
         bank = bank.query(config.query)
     metadata = bank.wells.filter(regex="^Metadata_").reset_index(drop=True)
-    first, out = config.representations[0], Path(config.out)
-    for name in sorted(config.representations, key=REPRESENTATIONS.index):  # untrained comes last
+    paths = output_paths(config.out, config.representations)
+    for name in sorted(paths, key=REPRESENTATIONS.index):  # untrained comes last
         if name == "untrained":
             untrain(bare(model), config.seed)
         features = backbone_features(bank) if name == "backbone" else well_embeddings(model, bank)
         columns = [f"embedding_{i:03d}" for i in range(features.shape[1])]
         profiles = pd.concat([metadata, pd.DataFrame(features, columns=columns)], axis=1)
-        with atomic_path(out if name == first else out.with_stem(f"{out.stem}_{name}")) as path:
+        with atomic_path(paths[name]) as path:
             profiles.to_parquet(path, index=False)
-    print(f"{len(metadata)} wells embedded: {out}")
+    print(f"{len(metadata)} wells embedded: {Path(config.out)}")
 
 
 if __name__ == "__main__":

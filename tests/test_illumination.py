@@ -16,7 +16,7 @@ from data.illumination import (
     find_illumination,
     illumination_field,
 )
-from data.quality import measure_quality, power_slope
+from data.quality import flat_planes, measure_quality, power_slope
 from data.resize import centre_square, resize_area
 
 NAMES = ["Mito", "AGP", "RNA", "ER", "DNA"]
@@ -153,3 +153,11 @@ def test_quality_of_nothing_is_a_number() -> None:
     empty = np.zeros((5, 16, 16), np.uint16)
     assert set(measure_quality(empty, empty.astype(np.float32), NAMES).values()) == {0.0}
     assert power_slope(np.full((16, 16), 3.0)) == 0
+
+
+def test_a_plane_is_flat_only_when_all_its_pixels_are_equal() -> None:
+    raw = np.random.default_rng(0).integers(0, 9, (5, 8, 8)).astype(np.uint16)
+    raw[1], raw[2] = 0, 65535
+    raw[3] = 7
+    raw[3, 5, 5] = 8  # its first row says nothing of this
+    assert flat_planes(raw).tolist() == [False, True, True, False, False]
