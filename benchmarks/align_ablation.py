@@ -100,7 +100,7 @@ def instead_of_clip(loss: str) -> dict:
 
 ONLY_CLIP = {
     "align_same_label_weight": 0.0,
-    "align_effect_weight": 0.0,
+    "align_shift_weight": 0.0,
     "align_prompt_every": 1,
     "align_num_unlabelled": 0,
 }
@@ -110,7 +110,7 @@ ROWS = {
     "ours": Row("ours"),
     "no_same_label": Row("without wells of one target", {"align_same_label_weight": 0.0}),
     "no_prompts": Row("without prompts", {"align_clip_weight": 0.0}),
-    "no_effects": Row("without measured effects", {"align_effect_weight": 0.0}),
+    "no_effects": Row("without measured effects", {"align_shift_weight": 0.0}),
     "replicate": Row("with cross-well alignment", {"align_replicate_weight": 1.0}),
     "only_replicate": Row(
         "cross-well alignment in place of wells of one target",
@@ -369,14 +369,14 @@ def train(
     seed: int,
 ) -> Vlm:
     """Train phase align."""
-    effects = pd.read_parquet(data / "captions" / "effects.parquet")
-    effects = training.wells[KEY].merge(effects, on=KEY, how="left")[list(EFFECT_COLUMNS)]
+    shifts = pd.read_parquet(data / "captions" / "shifts.parquet")
+    shifts = training.wells[KEY].merge(shifts, on=KEY, how="left")[list(EFFECT_COLUMNS)]
     set_seed(seed)
     model = add_adapter(model, ALIGN, lora_config(LoraSettings(), describe=False))
     if work.is_dir():  # an interrupted row is trained anew
         shutil.rmtree(work)
     align(
-        model, processor.prompt_tokenizer, training, prompts, effects.to_numpy(np.float32),
+        model, processor.prompt_tokenizer, training, prompts, shifts.to_numpy(np.float32),
         config, work, seed, Accelerator(cpu=True),
     )  # fmt: skip
     shutil.rmtree(work)

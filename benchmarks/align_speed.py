@@ -28,7 +28,7 @@ from accelerate import Accelerator
 
 from contrastive.batches import TargetBatches
 from contrastive.configuration import AlignConfig
-from contrastive.losses import clip_loss, effect_loss, same_label_loss
+from contrastive.losses import clip_loss, same_label_loss, shift_loss
 from contrastive.prompt_tokens import fit_prompts, read_prompts
 from contrastive.trainer import align, train_tower_and_heads
 from vlm.adapters import ALIGN, bare
@@ -166,7 +166,7 @@ def plain_loop(model, processor, bank: WellBank, images: Path, steps: int) -> fl
         seen = tower(channel_features=features, control_features=controls)
         wells = F.normalize(vlm.well_projection(seen.pooler_output), dim=-1)
         labels = torch.from_numpy(batches.labels[batches.reagent_of[batch.rows]])
-        loss = same_label_loss(wells, labels, 0.1) + effect_loss(seen.readout, effects[batch.rows])
+        loss = same_label_loss(wells, labels, 0.1) + shift_loss(seen.readout, effects[batch.rows])
         if step % 5 == 0:
             generator = np.random.default_rng(step)
             tokens = read_prompts(prompts, batch.reagents, tokenizer, 0.0, generator)

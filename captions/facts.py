@@ -1,7 +1,7 @@
 """Measured features into facts: what changed in a well, by how much, and how sure that is."""
 
 import builtins
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from captions.scores import align_features, clipped_sd, slot_scores
 from captions.slots import (
     FACT_SLOTS,
     OPPOSITE,
@@ -16,7 +17,6 @@ from captions.slots import (
     Claim,
     Slot,
     feature_slot,
-    feature_vote,
 )
 from data.errors import InputError
 
@@ -44,8 +44,6 @@ CLEAR_EFFECT = 5.0
 STRONG_EFFECT = 8.0
 CONTROLS_UNCHANGED = 0.95
 """Share of a plate's controls that have no fact by construction."""
-CLIP_CONTROLS = 3.0
-"""Controls farther out than this many robust standard deviations count as this far."""
 MIN_CONTROLS = 8
 """Fewer controls than this on a plate (or spare replicates) do not give a spread."""
 MAX_FACTS = 6
@@ -58,8 +56,6 @@ EFFECT_COLUMNS = tuple(" ".join(filter(None, slot)) for slot in FACT_SLOTS)
 """Columns of `measure_effects`: compartment, channel and property of each slot."""
 
 _CELL_COUNT = Slot("cells", "", "count")
-_MAD_TO_SD = 1.4826  # of a normal distribution
-
 FACT_COLUMNS = (
     "Metadata_Plate",
     "Metadata_Well",
@@ -248,12 +244,8 @@ def compare_with_controls(profiles: pd.DataFrame) -> Comparison:
         if column not in profiles:
             raise InputError(f"profiles: column {column!r} is missing")
     profiles = profiles.reset_index(drop=True)
-    names = [name for name in map(str, profiles) if not name.startswith("Metadata_")]
-    z = profiles[names].to_numpy(np.float64, copy=True)
-    z[~np.isfinite(z)] = np.nan
-    aligned = _aligned_by_slot(names, z)
-
-    scores = np.column_stack([_nanmedian(aligned[slot][1]) for slot in FACT_SLOTS])
+    aligned = align_features(profiles)
+    scores = slot_scores(aligned)
     effects, p_values = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
     unlike_controls = np.ones((len(scores), 1), bool)
     is_control = (profiles["Metadata_control_type"] == "negcon").to_numpy()
@@ -268,29 +260,6 @@ def compare_with_controls(profiles: pd.DataFrame) -> Comparison:
         limit = np.quantile(largest[is_control[rows]], CONTROLS_UNCHANGED, method="lower")
         unlike_controls[rows, 0] = largest > limit
     return Comparison(effects, p_values, unlike_controls, aligned)
-
-
-def _aligned_by_slot(
-    names: Sequence[str], z: NDArray[np.float64]
-) -> dict[Slot, tuple[list[str], NDArray[np.float64]]]:
-    """For each fact slot its voting features and their sign x z, (wells, features of the slot)."""
-    votes: dict[Slot, list[tuple[str, int, int]]] = {slot: [] for slot in FACT_SLOTS}
-    for column, name in enumerate(names):
-        vote = feature_vote(name)
-        if vote is not None:
-            votes[vote[0]].append((name, column, vote[1]))
-    return {
-        slot: ([v[0] for v in found], z[:, [v[1] for v in found]] * [v[2] for v in found])
-        for slot, found in votes.items()
-    }
-
-
-def _nanmedian(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Median of each row; NaN (without numpy's warning) where all is NaN or there is no column."""
-    result = np.full(len(values), np.nan)
-    some = np.isfinite(values).any(axis=1)
-    result[some] = np.nanmedian(values[some], axis=1)
-    return result
 
 
 def _compare_plate(
@@ -314,7 +283,7 @@ def _compare_plate(
 
 def _effect(values: NDArray[np.float64], controls: NDArray[np.float64]) -> NDArray[np.float64]:
     centre = np.median(controls)
-    return (values - centre) / _clipped_sd(controls - centre, len(controls) - 1)
+    return (values - centre) / clipped_sd(controls - centre, len(controls) - 1)
 
 
 def _replicate_spread(
@@ -336,16 +305,9 @@ def _replicate_spread(
         usable = np.isfinite(residuals[:, column]) & (counts[:, column] > 1)
         spare = usable.sum() - (1 / counts[usable, column]).sum()  # wells - treatments
         if spare >= MIN_CONTROLS:
-            spread[column] = _clipped_sd(residuals[usable, column], spare)
+            spread[column] = clipped_sd(residuals[usable, column], spare)
             freedom[column] = spare
     return spread, freedom
-
-
-def _clipped_sd(deviations: NDArray[np.float64], freedom: float) -> float:
-    """Standard deviation after clipping; infinite (nothing is a change) for flat values."""
-    limit = CLIP_CONTROLS * _MAD_TO_SD * np.median(np.abs(deviations))
-    spread = np.sqrt(np.sum(np.clip(deviations, -limit, limit) ** 2) / freedom)
-    return float(spread) if spread > 0 else np.inf
 
 
 def _benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:

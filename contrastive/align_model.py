@@ -69,7 +69,7 @@ class AlignModel(nn.Module):
         encoded = {}
         if prompts is not None or self.losses & {"same_label", "replicate"}:
             encoded["wells"] = F.normalize(vlm.well_projection(seen.pooler_output).float(), dim=-1)
-        if "effect" in self.losses:
+        if "shift" in self.losses:
             encoded["readout"] = seen.readout.float()
         if prompts is None:
             return encoded

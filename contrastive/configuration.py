@@ -50,8 +50,8 @@ class AlignConfig:
     align_replicate_weight: float = field(
         default=0.0, metadata={"help": "of wells of one reagent on different plates"}
     )
-    align_effect_weight: float = field(
-        default=1.0, metadata={"help": "of predicting the measured effects of all fact slots"}
+    align_shift_weight: float = field(
+        default=1.0, metadata={"help": "of predicting the measured shifts of all fact slots"}
     )
     align_temperature: float = field(default=0.1, metadata={"help": "of the losses between wells"})
     align_prompt_every: int = field(

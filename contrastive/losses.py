@@ -203,17 +203,17 @@ def replicate_loss(
     return _pull(logits, replicate.to(logits.dtype), replicate | stranger)
 
 
-def effect_loss(predicted: torch.Tensor, effects: torch.Tensor) -> torch.Tensor:
-    """Smooth L1 between predicted and measured effects of every fact slot, on asinh(e / 2).
+def shift_loss(predicted: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+    """Smooth L1 between predicted and measured shifts of every fact slot, on asinh(s / 2).
 
-    The measured effects are robust z with long tails. Predicting how much a slot changed, and not
-    only whether it passed for a fact, tells the tower far more per well.
+    Shifts are robust z with long tails. Predicting how far a slot moved, and not only whether it
+    passed for a fact, tells the tower far more per well.
 
     Parameters
     ----------
     predicted : (B, K) float
-        asinh(e / 2).
-    effects : (B, K) float
+        asinh(s / 2).
+    shifts : (B, K) float
         NaN where a slot was not measured.
 
     Returns
@@ -221,8 +221,8 @@ def effect_loss(predicted: torch.Tensor, effects: torch.Tensor) -> torch.Tensor:
     Scalar
         Mean over the measured slots, of all ranks; 0 when there are none.
     """
-    measured = torch.isfinite(effects)
-    target = torch.asinh(effects.nan_to_num(0.0, 0.0, 0.0) / 2)
+    measured = torch.isfinite(shifts)
+    target = torch.asinh(shifts.nan_to_num(0.0, 0.0, 0.0) / 2)
     each = F.smooth_l1_loss(predicted, target, reduction="none")
     return mean_over_ranks(each.masked_fill(~measured, 0.0).sum(), measured.sum())
 

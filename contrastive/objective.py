@@ -9,16 +9,16 @@ from contrastive.align_model import Encoded
 from contrastive.losses import (
     clip_loss,
     cwcl_loss,
-    effect_loss,
     label_overlap,
     replicate_loss,
     same_label_loss,
+    shift_loss,
     siglip_loss,
     soft_label_loss,
 )
 from contrastive.ranks import gather_rows
 
-LOSSES = ("clip", "siglip", "cwcl", "soft_label", "same_label", "replicate", "effect")
+LOSSES = ("clip", "siglip", "cwcl", "soft_label", "same_label", "replicate", "shift")
 """All that can have a weight."""
 
 PROMPT_LOSSES = LOSSES[:4]
@@ -34,8 +34,8 @@ class Truth:
     labels : (N, T) float
         1 / (length of its list) at each label; zeros for wells without.
     reagents, plates : (N,) int
-    effects : (N, K) float
-        Measured effects of the fact slots, NaN where not measured.
+    shifts : (N, K) float
+        Measured shifts of the fact slots (`captions.shifts`), NaN where not measured.
     reagents_per_label : int
         The wells come label by label, so many reagents each, two wells a reagent; then others.
     """
@@ -43,7 +43,7 @@ class Truth:
     labels: torch.Tensor
     reagents: torch.Tensor
     plates: torch.Tensor
-    effects: torch.Tensor
+    shifts: torch.Tensor
     reagents_per_label: int
 
 
@@ -78,7 +78,7 @@ def align_losses(
             known = truth.reagents, truth.plates, truth.labels
             parts[name] = replicate_loss(encoded["wells"], *known, temperature)
         else:
-            parts[name] = effect_loss(encoded["readout"], truth.effects)
+            parts[name] = shift_loss(encoded["readout"], truth.shifts)
     total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
 

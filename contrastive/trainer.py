@@ -36,7 +36,7 @@ def align(
     tokenizer: PreTrainedTokenizerBase,
     bank: WellBank,
     prompts: pd.DataFrame,
-    effects: np.ndarray,
+    shifts: np.ndarray,
     config: AlignConfig,
     out: Path,
     seed: int,
@@ -54,8 +54,9 @@ def align(
         Training wells only; a `PixelBank` where the adapter sits in the tower's backbone too.
     prompts : DataFrame
         From `captions.prompts.build_prompts`.
-    effects : (n_wells, K) float32 array
-        Measured effects of the fact slots, in the order of the bank; NaN where not measured.
+    shifts : (n_wells, K) float32 array
+        Measured shifts of the fact slots (`captions.shifts`), in the order of the bank; NaN
+        where not measured.
     config : AlignConfig
     out : Path
         Gets `align_history.jsonl` and `align_checkpoints/`: a run that was interrupted goes on
@@ -149,7 +150,7 @@ def align(
             _count_chunks(batch, config),
             partial(
                 align_losses,
-                truth=_truth(batches, batch, effects, device),
+                truth=_truth(batches, batch, shifts, device),
                 weights=config.weights,
                 temperature=config.align_temperature,
             ),
@@ -225,9 +226,7 @@ def _count_chunks(batch: Batch, config: AlignConfig) -> int:
     return math.ceil(len(batch.rows) / (config.align_chunk_wells or len(batch.rows)))
 
 
-def _truth(
-    batches: TargetBatches, batch: Batch, effects: np.ndarray, device: torch.device
-) -> Truth:
+def _truth(batches: TargetBatches, batch: Batch, shifts: np.ndarray, device: torch.device) -> Truth:
     reagents = batches.reagent_of[batch.rows]
 
     def on_device(values: np.ndarray) -> torch.Tensor:
@@ -237,7 +236,7 @@ def _truth(
         labels=on_device(batches.labels[reagents]),
         reagents=on_device(reagents),
         plates=on_device(batches.plate_of[batch.rows]),
-        effects=on_device(effects[batch.rows]),
+        shifts=on_device(shifts[batch.rows]),
         reagents_per_label=batches.reagents_per_target,
     )
 

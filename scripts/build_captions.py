@@ -21,6 +21,7 @@ from captions.knowledge.tables import split_list
 from captions.knowledge.uniprot import ask_uniprot
 from captions.mentions import TermIndex, held_out_terms
 from captions.prompts import MAX_TOKENS, PRESETS, PROMPT_FIELDS, build_prompts
+from captions.shifts import measure_shifts
 from data.errors import InputError
 from data.files import atomic_path
 from data.splits import unseen_targets
@@ -88,6 +89,7 @@ def main() -> None:
     profiles = load_profiles(options.data, normalized=True)
     compared = compare_with_controls(profiles)
     facts, effects = measure_facts(profiles, compared), measure_effects(profiles, compared)
+    shifts = measure_shifts(load_profiles(options.data, normalized=False), profiles)
     knowledge = gather_knowledge(options, wells)
     reagents, unknown = describe_reagents(wells, knowledge, options.clean_smiles)
     genes = knowledge.look_up_genes(listed_targets(wells))
@@ -114,6 +116,7 @@ def main() -> None:
     tables = {
         "facts": facts,
         "effects": effects,
+        "shifts": shifts,
         "prompts": prompts,
         "dialogues": dialogues,
         "reagents": reagents,

@@ -271,8 +271,8 @@ def run_align(
         model = load_base(base, lora.base_precision, accelerator.device)
         processor = AutoProcessor.from_pretrained(base)
         bank = open_wells(config.data, model, processor).query(config.train_query)
-    effects = pd.read_parquet(captions_file(config.data, "effects"))
-    effects = bank.wells[KEY].merge(effects, on=KEY, how="left")[list(EFFECT_COLUMNS)]
+    shifts = pd.read_parquet(captions_file(config.data, "shifts"))
+    shifts = bank.wells[KEY].merge(shifts, on=KEY, how="left")[list(EFFECT_COLUMNS)]
     prompts = pd.read_parquet(captions_file(config.data, "prompts"))
     if sft.gradient_checkpointing:
         model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -296,7 +296,7 @@ def run_align(
         processor.prompt_tokenizer,
         bank,
         prompts,
-        effects.to_numpy(np.float32),
+        shifts.to_numpy(np.float32),
         align_config,
         out,
         sft.seed,

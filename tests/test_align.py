@@ -70,12 +70,12 @@ def prompts_of(bank: WellBank) -> pd.DataFrame:
     return table
 
 
-def effects_of(bank: WellBank) -> np.ndarray:
-    """Different effects for every target; the last slot was not measured in the first well."""
+def shifts_of(bank: WellBank) -> np.ndarray:
+    """Different shifts for every target; the last slot was not measured in the first well."""
     number = bank.wells["Metadata_target_list"].str[1:].replace("", "9").astype(int)
-    effects = np.stack([5.0 * (number // 3**k % 3 - 1) for k in range(SLOTS)], axis=1)
-    effects[0, -1] = np.nan
-    return effects.astype(np.float32)
+    shifts = np.stack([5.0 * (number // 3**k % 3 - 1) for k in range(SLOTS)], axis=1)
+    shifts[0, -1] = np.nan
+    return shifts.astype(np.float32)
 
 
 def run(out, bank=None, config=None, prompts=None):
@@ -89,7 +89,7 @@ def run(out, bank=None, config=None, prompts=None):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1
     prompts = prompts_of(bank) if prompts is None else prompts
-    arguments = (processor.tokenizer, bank, prompts, effects_of(bank), config or settings())
+    arguments = (processor.tokenizer, bank, prompts, shifts_of(bank), config or settings())
     torch.manual_seed(1)
     align(model, *arguments, out, 0, Accelerator(cpu=True))
     return model
@@ -129,13 +129,13 @@ def test_the_losses_fall_and_targets_come_together(tmp_path):
     fit_reference(untrained, bank)
     model = run(tmp_path, bank, config=settings(align_steps=40))
     records = history(tmp_path)
-    for part in ("loss", "clip", "same_label", "effect"):
+    for part in ("loss", "clip", "same_label", "shift"):
         assert records[-1][part] < 0.9 * records[0][part], part
     assert gap(model) > gap(untrained) + 0.5
     assert [record["step"] for record in records] == list(range(0, 40, 2))
 
 
-ALONE = {"align_clip_weight": 0, "align_same_label_weight": 0, "align_effect_weight": 0}
+ALONE = {"align_clip_weight": 0, "align_same_label_weight": 0, "align_shift_weight": 0}
 
 
 @pytest.mark.parametrize("loss", ["siglip", "cwcl", "soft_label", "replicate"])

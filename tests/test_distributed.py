@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ROOT
-from test_align import effects_of, prompts_of, settings
+from test_align import prompts_of, settings, shifts_of
 from tiny import tiny_adapter, tiny_bank, tiny_model
 
 from contrastive.align_model import Encoded
@@ -42,8 +42,8 @@ def learn_features(loss: str) -> dict[str, torch.Tensor]:
 
     inputs, told, weights = draw(WELLS, WIDTH), draw(PROMPTS, WIDTH), draw(2, WIDTH, WIDTH)
     looks = torch.nn.functional.normalize(draw(WELLS, 2, WIDTH), dim=-1)
-    effects = 5 * draw(WELLS, WIDTH)
-    effects[:2] = torch.nan  # the ranks hold different numbers of measured slots
+    shifts = 5 * draw(WELLS, WIDTH)
+    shifts[:2] = torch.nan  # the ranks hold different numbers of measured slots
     labels = torch.zeros(WELLS, 3, dtype=torch.float64)
     for well, targets in enumerate(TARGETS):
         labels[well, targets] = 1 / max(len(targets), 1)
@@ -59,7 +59,7 @@ def learn_features(loss: str) -> dict[str, torch.Tensor]:
     wells = torch.nn.functional.normalize(inputs[own] @ weights[0], dim=-1)
     prompts = torch.nn.functional.normalize(told[mine] @ weights[1], dim=-1)
     encoded: Encoded = {"wells": wells, "prompts": prompts, "readout": wells, "looks": looks[own]}
-    truth = Truth(labels[own], REAGENTS[own], PLATES[own], effects[own], 2)
+    truth = Truth(labels[own], REAGENTS[own], PLATES[own], shifts[own], 2)
     value = align_losses(encoded | scales, truth, {loss: 1.0}, 0.2)["loss"]
     value.backward()
     found = {"loss": value.detach(), "weights": weights.grad}
@@ -92,8 +92,8 @@ def learn_model(out: Path, chunk: int | None, **weights: float) -> dict[str, tor
     )
     torch.manual_seed(0)  # the effect head's
     tokenizer = processor.tokenizer
-    effects = effects_of(bank)
-    align(model, tokenizer, bank, prompts_of(bank), effects, config, out, 0, accelerator)
+    shifts = shifts_of(bank)
+    align(model, tokenizer, bank, prompts_of(bank), shifts, config, out, 0, accelerator)
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 

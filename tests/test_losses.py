@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from contrastive.losses import (
     clip_loss,
     cwcl_loss,
-    effect_loss,
     label_overlap,
     replicate_loss,
     same_label_loss,
+    shift_loss,
     siglip_loss,
     soft_label_loss,
 )
@@ -200,21 +200,21 @@ def test_soft_label_is_its_formula_and_siglip_with_hard_labels(rows, scale, bias
 
 @fast
 @given(rows=st.integers(1, 5), slots=st.integers(1, 6), seed=seeds)
-def test_effect_loss_is_its_formula(rows, slots, seed):
+def test_shift_loss_is_its_formula(rows, slots, seed):
     rng = np.random.default_rng(seed)
-    predicted, effects = rng.normal(size=(rows, slots)), 8 * rng.normal(size=(rows, slots))
-    effects[rng.random(effects.shape) < 0.3] = np.nan
-    off = np.abs(predicted - np.arcsinh(effects / 2))[np.isfinite(effects)]
+    predicted, shifts = rng.normal(size=(rows, slots)), 8 * rng.normal(size=(rows, slots))
+    shifts[rng.random(shifts.shape) < 0.3] = np.nan
+    off = np.abs(predicted - np.arcsinh(shifts / 2))[np.isfinite(shifts)]
     terms = np.where(off < 1, off**2 / 2, off - 0.5)
-    found = effect_loss(*tensors(predicted, effects))
+    found = shift_loss(*tensors(predicted, shifts))
     assert found.item() == pytest.approx(terms.mean() if len(terms) else 0.0, abs=1e-9)
 
 
 def test_what_was_not_measured_has_no_gradient():
     predicted = torch.zeros(2, 3, requires_grad=True)
-    effects = torch.tensor([[1.0, float("nan"), 4.0], [float("nan")] * 3])
-    effect_loss(predicted, effects).backward()
-    assert torch.equal(predicted.grad != 0, torch.isfinite(effects))
+    shifts = torch.tensor([[1.0, float("nan"), 4.0], [float("nan")] * 3])
+    shift_loss(predicted, shifts).backward()
+    assert torch.equal(predicted.grad != 0, torch.isfinite(shifts))
 
 
 @fast

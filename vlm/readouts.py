@@ -1,17 +1,21 @@
-"""Readouts of wells, held against the readouts of their own plate's controls.
+"""Readouts of wells made into effects, with the readouts of their own plate's controls.
 
-The tower reads effects: by their definition (`captions.facts`), those of a plate's controls have a
-standard deviation of 1, and a well may have facts when its largest effect is beyond nearly all of
-its controls' largest. Measured effects are so on every plate; readouts, on a plate whose staining
-or density is unlike the training plates', need not be. The controls say by how much.
+The tower reads shifts (`captions.shifts`): how far a well lies from its controls, in a unit that
+all plates share. An effect, and whether it counts, is a matter of one plate: how far its own
+controls spread, and how many they are. The same rules that make facts of measured effects
+(`captions.facts`) hold for what is read.
 """
 
+import math
+
 import torch
+from scipy import stats
 
 MIN_CONTROLS = 8
 """Fewer controls on a plate do not say how far unchanged wells spread."""
 UNCHANGED = 0.95
 """Share of a plate's controls that say nothing by construction."""
+MAX_Q_VALUE = 0.05
 CLIP = 3.0
 """Controls farther out than this many robust standard deviations count as this far."""
 _MAD_TO_SD = 1.4826  # of a normal distribution
@@ -23,18 +27,20 @@ def hold_against_controls(
     control_readouts: torch.Tensor,
     control_plate_of: torch.Tensor,
 ) -> torch.Tensor:
-    """Quieten what a plate's own controls say too, and silence wells that say no more than they.
+    """Make effects of shifts, and silence what would be no fact if it had been measured.
 
-    1. Effects are divided by the standard deviation, clipped as in `captions.facts`, of the plate's
-       controls' effects, where that is above 1. Nothing is made louder: a readout that barely moves
-       was learnt to be unsure.
-    2. A well whose largest |effect| is not above the 95 % quantile of its plate's controls' largest
+    1. Effect: (shift - m) / sqrt(s), m the median and s the clipped standard deviation of the
+       shifts of the plate's controls. By the unit of shifts s is 1; a plate's few controls know it
+       only roughly; the root lies half way between the two.
+    2. q < 0.05: two-sided, Student's t of effect / sqrt(1 + 1/n) with n - 1 degrees of freedom for
+       n controls; Benjamini-Hochberg over the well's slots.
+    3. A well whose largest |effect| is not above the 95 % quantile of its plate's controls' largest
        says nothing.
 
     Parameters
     ----------
     readouts : (N, K) float
-        asinh(effect / 2), as the tower reads it.
+        asinh(shift / 2), as the tower reads it.
     plate_of : (N,) int
         The plate that each well is compared with.
     control_readouts : (R, K) float
@@ -44,21 +50,36 @@ def hold_against_controls(
     Returns
     -------
     (N, K) float
-        As it was for wells of plates with fewer than 8 controls.
+        asinh(effect / 2), 0 where silent; as it was for wells of plates with fewer than 8 controls.
     """
     held = readouts.clone()
     for plate in plate_of.unique():
-        controls = 2 * torch.sinh(control_readouts[control_plate_of == plate])  # (r, K)
+        controls = 2 * torch.sinh(control_readouts[control_plate_of == plate])  # (n, K)
         if len(controls) < MIN_CONTROLS:
             continue
-        spread = _clipped_sd(controls).clamp_min(1.0)  # (K,)
         own = plate_of == plate
-        effects = 2 * torch.sinh(readouts[own]) / spread
-        largest = (controls / spread).abs().amax(dim=1)
+        said = readouts[own] != 0  # what was not imaged or never measured is silent
+        centre, root = controls.quantile(0.5, dim=0), _clipped_sd(controls).sqrt()  # (K,)
+        root = root.where(root > 0, 1.0)
+        effects = (2 * torch.sinh(readouts[own]) - centre) / root * said
+        largest = ((controls - centre) / root).abs().amax(dim=1)
         limit = largest.quantile(UNCHANGED, interpolation="lower")
         loud = effects.abs().amax(dim=1, keepdim=True) > limit
-        held[own] = torch.asinh(effects / 2) * loud
+        significant = _q_values(effects, said, len(controls)) < MAX_Q_VALUE
+        held[own] = torch.asinh(effects / 2) * (loud & significant)
     return held
+
+
+def _q_values(effects: torch.Tensor, said: torch.Tensor, controls: int) -> torch.Tensor:
+    """Correct the effects of each well (N, K), of those that are `said`, for their number."""
+    t = effects.abs().double().cpu().numpy() / math.sqrt(1 + 1 / controls)
+    p_values = 2 * stats.t.sf(t, controls - 1)
+    q_values = torch.ones_like(effects)
+    for row, slots in enumerate(said):
+        if slots.any():
+            own = stats.false_discovery_control(p_values[row, slots.cpu().numpy()])
+            q_values[row, slots] = torch.from_numpy(own).to(q_values)
+    return q_values
 
 
 def _clipped_sd(values: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@
     features - controls' median, over the reference scale ──▶ z (B, S, C, F)
     z ── one linear map a stain, summed ──▶ change (B, D): the well's embedding is read from it
     z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer
-    z, latents ──▶ readout (B, K): how much each fact slot changed; mostly linear in z
+    z, latents ──▶ readout (B, K): how far each fact slot shifted; mostly linear in z
     tokens = [change; the strongest readouts, two tokens each; one token a channel]: (B, T, D)
 
 The backbone's features are the expensive part and never change while the backbone is frozen, so
@@ -26,6 +26,8 @@ from vlm.configuration import CellPaintingVisionConfig
 from vlm.planes import foreground, has_structure
 
 MAX_DEVIATION = 10.0  # a z beyond this says "far off"; how far is noise
+SHIFT_UNIT = 4.0
+"""A readout's linear map gives shifts in so many: what is worth saying is then of order one."""
 
 
 @dataclass
@@ -232,8 +234,8 @@ class CellPaintingVisionTower(PreTrainedModel):
         -------
         WellTokens
             `last_hidden_state` (B, T, D): the change, the statements, one token a channel;
-            `pooler_output` (B, D): the change; `readout` (B, K): how much each slot changed, as
-            asinh(effect / 2), 0 where a stain that it needs was not imaged.
+            `pooler_output` (B, D): the change; `readout` (B, K): how far each slot shifted, as
+            asinh(shift / 2), 0 where a stain that it needs was not imaged.
         """
         if channel_features is None:
             if pixel_values is None:
@@ -260,7 +262,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         # effects point in opposite ways, and few training wells suffice.
         maps = self.linear_maps[self.stain_ids]  # (C, F, D + K)
         linear = torch.einsum("bscf,cfd->bd", self.feature_dropout(z), maps) / S
-        change, readout = linear.split(self.readout_codes.shape[::-1], dim=-1)  # (B, D), (B, K)
+        change, shift = linear.split(self.readout_codes.shape[::-1], dim=-1)  # (B, D), (B, K)
         stains = self.stain_embedding(self.stain_ids)  # (C, D)
         sites = self.channel_projection(self.feature_dropout(z)) + stains  # (B, S, C, D)
 
@@ -276,7 +278,9 @@ class CellPaintingVisionTower(PreTrainedModel):
         alone = sites.mean(dim=1)  # (B, C, D)
         mixed = fused.reshape(B, S, C, -1).mean(dim=1)
         channels = self.channel_mlp(torch.cat([alone, mixed], dim=-1)) + stains
-        readout = (readout + self.readout_residual(latents.flatten(1))) * imaged
+        # Shifts, not their asinh, are linear in z: strong ones lie beyond those of training.
+        shift = SHIFT_UNIT * shift
+        readout = torch.asinh(shift / 2) * imaged
         channels = self._mark_missing(self._unspoken(channels), channel_mask)
         told = [self._unspoken(change)[:, None], self.speak(readout), channels]
         tokens = torch.cat(told, dim=1)
