@@ -53,7 +53,7 @@ class Asked:
     Attributes
     ----------
     question : str
-        One of `captions.questions.answers`; `LAST`; or, answered by rule, as it was asked.
+        One of `captions.questions.answers`; `LAST`; or one that is answered by rule.
     answer : str or None
         Given by rule: then the well is not looked at.
     claim : Claim or None
@@ -192,7 +192,7 @@ def understand(question: str, imaged: Sequence[str], before: Topic | None = None
         if asked is None and not elliptic:
             asked = _whole(rest, words, topic, imaged, before)
         if asked is None and before is not None and set(words) & NAMING:
-            asked = _continued(text, words, topic, before, imaged)
+            asked = _continued(words, topic, before, imaged)
     if asked is None:
         one_part = topic is not None and not _is_pair(topic)
         if before is None and one_part and (elliptic or _goes_on(rest.lower(), words)):
@@ -285,7 +285,7 @@ def _about_last(
     elif _GROUNDS.search(text):
         wants = GROUNDS
     if wants != ANSWER:
-        about = _topical(text, topic, imaged)
+        about = _topical(topic, imaged)
         if about is None and before is None and wants == CONFIDENCE:
             about = Asked(DESCRIBE)
         if about is None and (before is None or topic.stains or topic.properties):
@@ -301,15 +301,13 @@ def _about_last(
     return None
 
 
-def _topical(
-    text: str, topic: Topic, imaged: Sequence[str], wants_yes: bool = False
-) -> Asked | None:
+def _topical(topic: Topic, imaged: Sequence[str], wants_yes: bool = False) -> Asked | None:
     """Ask about the slot that a topic names, or else about all that it names of a well."""
     slot = slot_of(topic)
     if slot is not None:
         lacking = [stain for stain in needed_stains(slot) if stain not in imaged]
         if lacking:
-            return Asked(text, _not_imaged(lacking), topic=topic)
+            return Asked(direction_question(slot), _not_imaged(lacking), topic=topic)
         if wants_yes and topic.direction:
             claim = Claim(*slot, topic.direction)
             return Asked(direction_question(slot), claim=claim, topic=topic)
@@ -320,7 +318,7 @@ def _topical(
         return Asked(f"What changed in {topic.stains[0]}?", topic=topic)
     if topic.place == "nuclei":
         answer = None if "DNA" in imaged else _not_imaged(["DNA"])
-        return Asked(NUCLEI if answer is None else text, answer, topic=topic)
+        return Asked(NUCLEI, answer, topic=topic)
     if topic.place and topic.properties:
         return Asked(DESCRIBE, topic=topic)
     return None
@@ -339,11 +337,11 @@ def _whole(
         return None  # it goes on, if it can
     style, denied = style_of(lower), bool(said & _NEGATIONS)
     wants_yes = bool(words) and words[0] in _YES_OR_NO and not denied and not said & {"or", "how"}
-    asked = _topical(text, topic, imaged, wants_yes)
+    asked = _topical(topic, imaged, wants_yes)
     if asked is not None or topic.stains:
         return asked and replace(asked, style=style)
     if {"imaged", "stained"} & said:
-        return Asked(text, f"Imaged: {', '.join(imaged)}.")
+        return Asked("Which stains were imaged?", f"Imaged: {', '.join(imaged)}.")
     asks_channel = {"which", "what"} & said and {"channel", "stain", "organelle", "marker"} & said
     if asks_channel and _STRONGEST & said and not denied:
         return Asked("Which channel changed most?", style=style)
@@ -366,7 +364,7 @@ def _whole(
 
 
 def _continued(
-    text: str, words: Sequence[str], topic: Topic, before: Topic, imaged: Sequence[str]
+    words: Sequence[str], topic: Topic, before: Topic, imaged: Sequence[str]
 ) -> Asked | None:
     """Understand a question together with the one before it."""
     together = continued(before, topic)
@@ -374,7 +372,7 @@ def _continued(
     if not bare and (topic.stains or topic.place or words[0] not in _YES_OR_NO):
         return None
     wants_yes = not set(words) & ({"or"} | _NEGATIONS)
-    asked = _topical(text, together, imaged, wants_yes)
+    asked = _topical(together, imaged, wants_yes)
     if asked is None and bare and together.place:
         return Asked(DESCRIBE, topic=together)
     return asked

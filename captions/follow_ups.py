@@ -86,7 +86,10 @@ class Turn:
 
 _LEADING = FILLERS | {"and", "what", "how", "about"}
 _OTHERS = re.compile(r"\b(?:the )?(?:others?|other (?:one|wells?)|rest)\b", re.IGNORECASE)
-_ALL = re.compile(r"\b(?:all|both|each|every)(?: of)?(?: the| these)?(?: wells?)?\b", re.IGNORECASE)
+_ALL = re.compile(
+    r"\b(?:all|both|each|every)(?: of)?(?: the| these)?(?: wells?)?\b|\bwhich (?:of|wells?)\b",
+    re.IGNORECASE,
+)
 _ODD = re.compile(
     r"\b(?:like|unlike|from|to) (?:all )?(?:the )?(?:others?|other wells|rest)\b"
     r"|\bodd (?:one|well)\b|\boutliers?\b|\bstands? out\b"

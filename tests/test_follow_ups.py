@@ -41,6 +41,7 @@ def last_said(lines: list[str]) -> tuple[str, str]:
     return turn.question.removesuffix(" (C05)"), turn.replies["C05"].text
 
 
+ALL = "C05 D07 E09"
 MITO, LARGER = "What changed in Mito?", "Are the nuclei larger?"
 
 
@@ -68,6 +69,11 @@ MITO, LARGER = "What changed in Mito?", "Are the nuclei larger?"
             "No. Cells: no significant change in shape.",
         ),
         ([LARGER, "and Mito?"], "What changed in Mito?", "Mito: dimmer, more granular."),
+        (
+            [LARGER, "and Mito?", "and the nuclei?"],  # larger is forgotten: a stain has no size
+            "What changed in the nuclei?",
+            "Nuclei: strongly larger.",
+        ),
         (
             ["Do ER and RNA overlap?", "and DNA and RNA?"],
             "Is DNA/RNA more overlapping or less overlapping?",
@@ -134,20 +140,21 @@ def test_without_a_question_before_a_follow_up_is_refused():
 @pytest.mark.parametrize(
     ("lines", "question", "wells"),
     [
-        ([MITO], MITO, "C05 D07 E09"),
+        ([MITO], MITO, ALL),
         ([MITO, "and D07?"], MITO, "D07"),
         ([MITO, "in d7?", "and ER?"], "What changed in ER?", "D07"),
         (["What changed in C05?", "Mito?", "and the others?"], MITO, "D07 E09"),
-        (["What changed in C05?", f"{LARGER[:-1]} in all wells?"], LARGER, "C05 D07 E09"),
+        (["What changed in C05?", f"{LARGER[:-1]} in all wells?"], LARGER, ALL),
         ([LARGER, "how sure are you about D07?"], f"How sure are you? ({LARGER})", "D07"),
         (["Is Mito dimmer in C05?", "sure?", "E09?"], "How sure are you? (Is Mito dimmer?)", "E09"),
+        (["Mito in C05?", "In which wells are nuclei large?"], f"{LARGER[:-1]} or smaller?", ALL),
         (["compare C05 with D07"], COMPARE, "C05 D07"),
         (["compare C05 with D07", "do they act alike?"], COMPARE, "C05 D07"),
-        (["compare C05 with D07", "and E09?"], COMPARE, "C05 D07 E09"),
-        (["Do these wells act alike?"], COMPARE, "C05 D07 E09"),
+        (["compare C05 with D07", "and E09?"], COMPARE, ALL),
+        (["Do these wells act alike?"], COMPARE, ALL),
         (["What changed in C05?", "does it act like E09?"], COMPARE, "C05 E09"),
         (["Are C05 and E09 different?"], COMPARE, "C05 E09"),
-        (["What changed in C05?", "which is not like the others?"], COMPARE, "C05 D07 E09"),
+        (["What changed in C05?", "which is not like the others?"], COMPARE, ALL),
         (["Compare Mito in C05 and E09"], MITO, "C05 E09"),
         (["Is C05 different from controls?"], "Is this well different from the controls?", "C05"),
     ],
