@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from trl import TrlParser
 
+from captions.asking import understand
 from captions.descriptions import read_claims
 from captions.facts import Claim
 from contrastive.configuration import AlignConfig
@@ -64,7 +65,8 @@ def main() -> None:
         return [said.text for said in describe(looking, processor, tokens[rows], question)]
 
     def read_out(question: str, rows: np.ndarray) -> list[str]:
-        replies = answer_wells(looking, processor, tokens[rows], [imaged] * len(rows), question)
+        asked = [understand(question, imaged)] * len(rows)
+        replies = answer_wells(looking, processor, tokens[rows], [imaged] * len(rows), asked)
         return [reply.text for reply in replies]
 
     def unseen(question: str, rows: np.ndarray) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from captions.descriptions import NO_CHANGE, Said, describe_facts, read_claims
+from captions.questions import NOTHING_IMAGED
 
 ALIKE = 0.5
 """Two wells act alike when at least this share of what is claimed of either is claimed of both."""
@@ -22,14 +23,25 @@ def overlap(one: str, other: str) -> float:
 def compare(descriptions: Mapping[str, str]) -> str:
     """Compare wells by what is said of them; the words are those of `describe_facts`.
 
-    Of two wells: what both show, what only one does, what goes in opposite directions, and whether
-    they act alike. Of more: also which is least like the others, where one is.
+    What all show, what only one does or goes in opposite directions, and whether they act alike;
+    of more than two also which is least like the others, where one is. A well without an image is
+    left out, and said to be.
 
     Parameters
     ----------
     descriptions : mapping of well to description
         Two or more.
     """
+    unseen = [name for name, text in descriptions.items() if text == NOTHING_IMAGED]
+    missing = [f"{name}: {NOTHING_IMAGED}" for name in unseen]
+    seen = {name: text for name, text in descriptions.items() if name not in unseen}
+    if len(seen) < 2:
+        return "\n".join([*missing, "There are no two wells to compare."])
+    return "\n".join([*missing, *_claims_in_common(seen), *_likeness(seen)])
+
+
+def _claims_in_common(descriptions: Mapping[str, str]) -> list[str]:
+    """What all wells show, and what each does besides."""
     names = list(descriptions)
     said = {
         name: {one.claim.slot: one for one in read_claims(descriptions[name])} for name in names
@@ -44,24 +56,35 @@ def compare(descriptions: Mapping[str, str]) -> str:
         else:
             for name, one in own.items():
                 rest[name].append(one)
+    if not slots:
+        return [f"All: {NO_CHANGE}"]
     lines = [f"All: {describe_facts(shared, 'list')}" if shared else "All: nothing in common."]
+    label = "Only {}" if len(names) == 2 else "{} also"  # of three wells, two may share it
     for name in names:
         if not said[name]:
             lines.append(f"{name}: {NO_CHANGE}")
         elif rest[name]:
-            lines.append(f"Only {name}: {describe_facts(rest[name], 'list')}")
+            lines.append(f"{label.format(name)}: {describe_facts(rest[name], 'list')}")
+    return lines
+
+
+def _likeness(descriptions: Mapping[str, str]) -> list[str]:
+    """Whether wells act alike, and which is least like the others."""
+    names = list(descriptions)
     alike = np.array([[overlap(descriptions[a], descriptions[b]) for b in names] for a in names])
     if len(names) == 2:
         verdict = "act alike" if alike[0, 1] >= ALIKE else "do not act alike"
-        lines.append(
-            f"{names[0]} and {names[1]} {verdict}: {alike[0, 1]:.0%} of claims are shared."
-        )
-        return "\n".join(lines)
+        shown = f"{names[0]} and {names[1]} {verdict}: {alike[0, 1]:.0%} of claims are shared."
+        return [shown]
+    one, other = np.unravel_index(alike.argmin(), alike.shape)
+    if alike.min() >= ALIKE:
+        verdict = f"All act alike: any two share {alike.min():.0%} of claims or more."
+    else:
+        shown = f"{names[min(one, other)]} and {names[max(one, other)]}"
+        verdict = f"Not all act alike: {shown} share {alike.min():.0%} of claims."
     to_others = (alike.sum(axis=1) - 1) / (len(names) - 1)
     least = np.flatnonzero(to_others == to_others.min())
     if len(least) == 1:
-        shown = f"{to_others.min():.0%} of claims shared, on average"
-        lines.append(f"Not like the others: {names[least[0]]} ({shown}).")
-    else:
-        lines.append("None stands out.")
-    return "\n".join(lines)
+        share = f"{to_others.min():.0%} of claims shared, on average"
+        return [verdict, f"Not like the others: {names[least[0]]} ({share})."]
+    return [verdict, "None stands out."]

@@ -78,13 +78,15 @@ def describe_facts(facts: Sequence[Stateable], style: str = "by_subject") -> str
     style : str
         One of `STYLES`. In one line: "by_subject" (`Mito: clearly dimmer, more granular.`, facts
         of one subject together), "sentences" (a paragraph: `Mito is clearly dimmer and more
-        granular.`), "list" (`Mito clearly dimmer; ...`, a fact at a time). In lines under
-        headings: "by_channel", "by_compartment". "table": Markdown, a row a fact.
+        granular.`), "list" (`Mito clearly dimmer; ...`, a fact at a time), "one_line" (the first
+        fact, and how many more there are). In lines under headings: "by_channel",
+        "by_compartment". "table": Markdown, a row a fact.
 
     Returns
     -------
     str
-        `read_claims` of it gives the facts' claims and strengths, in every style.
+        `read_claims` of it gives the facts' claims and strengths, in every style; of "one_line"
+        those of the first.
     """
     return STYLES[style](facts) if facts else NO_CHANGE
 
@@ -122,6 +124,12 @@ def _describe_as_list(facts: Sequence[Stateable]) -> str:
     return "; ".join(map(statement, facts)) + "."
 
 
+def _describe_in_one_line(facts: Sequence[Stateable]) -> str:
+    more = len(facts) - 1
+    count = f" {more} more change{'s' if more > 1 else ''}." if more else ""
+    return f"{statement(facts[0])}.{count}"
+
+
 def _channel_heading(fact: Stateable) -> str:
     channel = fact.claim.channel
     if not channel:
@@ -155,6 +163,7 @@ STYLES: dict[str, Callable[[Sequence[Stateable]], str]] = {
     "by_subject": _describe_by_subject,
     "sentences": _describe_in_sentences,
     "list": _describe_as_list,
+    "one_line": _describe_in_one_line,
     "by_channel": _under_headings(_channel_heading),
     "by_compartment": _under_headings(_compartment_heading),
     "table": _describe_as_table,

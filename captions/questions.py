@@ -13,6 +13,8 @@ from data.channels import CHANNELS
 DESCRIBE = "What changed in this well?"
 """The question whose answer is the description."""
 
+NUCLEI = "What changed in the nuclei?"
+
 NOTHING_IMAGED = "Nothing was imaged."
 
 
@@ -39,6 +41,14 @@ def ask_channel(stain: str, facts: Sequence[Fact]) -> Answer:
     found = [fact for fact in facts if fact.channel == stain][:MAX_FACTS]
     if not found:
         return Answer(f"No significant change in {stain}.", [], "no change")
+    return Answer(describe_facts(found), found, "change")
+
+
+def ask_nuclei(facts: Sequence[Fact]) -> Answer:
+    """Answer: what changed in the nuclei, DNA and nuclear RNA included."""
+    found = [fact for fact in facts if fact.claim.compartment == "nuclei"][:MAX_FACTS]
+    if not found:
+        return Answer("No significant change in the nuclei.", [], "no change")
     return Answer(describe_facts(found), found, "change")
 
 
@@ -79,7 +89,7 @@ def ask_different(facts: Sequence[Fact]) -> Answer:
 def questions(
     imaged: Sequence[str], missing: Sequence[str]
 ) -> dict[str, Callable[[Sequence[Fact]], Answer]]:
-    """Return the questions that can be asked about a well, each with what answers it.
+    """Return the questions that models learn about a well, each with what answers it.
 
     Parameters
     ----------
@@ -112,6 +122,18 @@ def questions(
     return asked
 
 
+def answers(imaged: Sequence[str]) -> dict[str, Callable[[Sequence[Fact]], Answer]]:
+    """Return the questions that a description answers: what models learn, and about nuclei.
+
+    Parameters
+    ----------
+    imaged : sequence of str
+        The stains with an image, at least one.
+    """
+    more = {DESCRIBE: describe} | ({NUCLEI: ask_nuclei} if "DNA" in imaged else {})
+    return questions(imaged, []) | more
+
+
 def answer_from(description: str, question: str, imaged: Sequence[str]) -> str:
     """Answer a question from what a description claims.
 
@@ -120,7 +142,7 @@ def answer_from(description: str, question: str, imaged: Sequence[str]) -> str:
     description : str
         A model's, the strongest changes first.
     question : str
-        One of `questions(imaged, [])`.
+        One of `answers(imaged)`.
     imaged : sequence of str
         The stains with an image.
     """
@@ -128,14 +150,15 @@ def answer_from(description: str, question: str, imaged: Sequence[str]) -> str:
         Fact(*said.claim, effect=math.nan, q_value=math.nan, strength=said.strength, feature="")
         for said in read_claims(description)
     ]
-    return questions(imaged, [])[question](claimed).text
+    return answers(imaged)[question](claimed).text
 
 
-def direction_question(slot: Slot) -> str:
-    """Ask in which direction a slot changed: "Are the nuclei larger or smaller?"."""
+def direction_question(slot: Slot, direction: str | None = None) -> str:
+    """Ask how a slot changed: "Are the nuclei larger or smaller?"; of one direction: "larger?"."""
     name = subject(slot)
     verb, shown = ("Are", f"the {name.lower()}") if name in ("Nuclei", "Cells") else ("Is", name)
     if slot.property == "count":
         shown = "the cell count"
-    up, down = CHANGES[slot.property, "increased"], CHANGES[slot.property, "decreased"]
-    return f"{verb} {shown} {up} or {down}?"
+    directions = [direction] if direction else ["increased", "decreased"]
+    changes = " or ".join(CHANGES[slot.property, one] for one in directions)
+    return f"{verb} {shown} {changes}?"

@@ -2,8 +2,8 @@
 
 python scripts/describe_well.py --model RUN --data PREPARED --plate P --well W --verify true
 python scripts/describe_well.py ... --well W --ask "Are the nuclei larger?" --json true
-python scripts/describe_well.py ... --well W --chat true
-python scripts/describe_well.py ... --well C05,D07,E09 --compare true
+python scripts/describe_well.py ... --well C05,D07,E09 --ask "Which is not like the others?"
+python scripts/describe_well.py ... --well C05,D07 --chat true
 python scripts/describe_well.py ... --plate P --out descriptions.parquet
 
 Many wells are written part by part: the same command goes on where it was interrupted.
@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from _answers import Reply, answer_wells
+from _answers import answer_wells, see_wells
 from _cli import output_paths, parse_config, run_main
 
+from captions.answers import Reply, Seen
 from captions.asking import MAX_QUESTION
 from captions.cells import slot_deltas
-from captions.comparison import compare
 from captions.descriptions import STYLES
 from captions.facts import measure_effects, measure_facts
+from captions.follow_ups import Resolved, Talk, follow, resolve, take_turn
 from captions.questions import DESCRIBE
 from captions.verification import Measurement, measurements, report_verdicts, verify
 from data.cells import measure_stored_cells
@@ -40,6 +41,8 @@ from vlm.wells import WellBank, blank_wells, open_wells, wrong_controls
 
 IMAGES = ("own", "blank", "wrong_controls", "none")
 KEY = ["Metadata_Plate", "Metadata_Well"]
+MAX_CHAT = 96
+"""Wells of a chat, at most."""
 
 
 @dataclass
@@ -90,7 +93,10 @@ class DescribeConfig:
     )
     chat: bool = field(
         default=False,
-        metadata={"help": "answer questions on one well, a line each, until an empty line"},
+        metadata={
+            "help": "answer questions, a line each, until an empty line; each may go on from the "
+            "one before"
+        },
     )
     json: bool = field(default=False, metadata={"help": "print JSON, with claims and evidence"})
     out: str | None = field(default=None, metadata={"help": "Parquet file for many wells"})
@@ -129,8 +135,11 @@ def main() -> None:
         raise InputError(
             f"--compare prints on two wells or more, without --json and --out; {len(bank)} fit"
         )
-    if config.chat and len(bank) != 1:
-        raise InputError(f"--chat is about one well: give --plate and --well; {len(bank)} fit")
+    if config.chat and len(bank) > MAX_CHAT:
+        raise InputError(
+            f"--chat is about {MAX_CHAT} wells at most: give --plate and --well; {len(bank)} fit"
+        )
+    question, bank = _resolve(config, bank)
     shown = {image: _tokens(image, model, whole, bank) for image in config.images}
     imaged = _imaged(config.data, bank)
     measured = _measurements(config.data)
@@ -138,9 +147,12 @@ def main() -> None:
         measured |= _with_cells(config.data, whole.wells, bank.wells, measured)
     guesses = _hypotheses(config, model, whole, bank) if config.hypotheses else None
 
-    def answer(image: str, rows: slice, question: str = config.ask) -> list[Reply]:
+    names = _names(bank)
+    asked = [question.asked[name] for name in names]
+
+    def answer(image: str, rows: slice) -> list[Reply]:
         tokens = shown[image][rows]
-        return answer_wells(model, processor, tokens, imaged[rows], question, config.style)
+        return answer_wells(model, processor, tokens, imaged[rows], asked[rows], config.style)
 
     def records(image: str, start: int, stop: int) -> Iterator[dict]:
         wells = bank.wells[KEY].iloc[start:stop].itertuples(index=False, name=None)
@@ -154,9 +166,10 @@ def main() -> None:
             yield record | {"reference": reference}
 
     first, everything = config.images[0], slice(0, len(bank))
+    known = {name: measured.get(key) for name, key in zip(names, _keys(bank), strict=True)}
     if config.chat:
-        known = measured.get(_key(bank))
-        chat(lambda question: answer(first, everything, question)[0], known, config.verify)
+        seen = see_wells(model, processor, shown[first], imaged)
+        chat(dict(zip(names, seen, strict=True)), known, config)
     elif config.out:
         made_from = vars(config) | {"wells": bank.wells[KEY].to_numpy().tolist()}
         made_from |= {"model": _stamps(find_model(config.model))}
@@ -169,46 +182,82 @@ def main() -> None:
                 lambda *rows, image=image: _table(list(records(image, *rows))),
             )
             print(f"{len(table)} wells described: {path}")
+    elif question.compared:
+        of_well = dict(zip(names, answer(first, everything), strict=True))
+        turn = take_turn(question, {name: of_well[name] for name in question.asked})
+        as_json = json.dumps({"question": config.ask} | turn.record(known, config.verify), indent=2)
+        print(as_json if config.json else turn.comparison)
     elif config.json:
         found = list(records(first, 0, len(bank)))
         print(json.dumps(found if len(found) > 1 else found[0], indent=2))
     else:
-        wells = list(bank.wells[KEY].itertuples(index=False, name=None))
         replies = answer(first, everything)
-        for row, (key, reply) in enumerate(zip(wells, replies, strict=True)):
-            print(f"{key[0]} {key[1]}: {reply.text}")
-            _print_more(reply, measured.get(key), config.verify)
+        for row, (key, reply) in enumerate(zip(_keys(bank), replies, strict=True)):
+            _print_reply(f"{key[0]} {key[1]}: ", reply, measured.get(key), config.verify)
             if guesses is not None:
                 print(f"  hypothesis, not observed: {guesses[row]['text']}")
         if config.compare:
-            said = {" ".join(key): reply.text for key, reply in zip(wells, replies, strict=True)}
-            print(compare(said))
+            described = Resolved(question.asked, compared=True)
+            print(take_turn(described, dict(zip(names, replies, strict=True))).comparison)
 
 
-def chat(answer, measured: Measurement | None, verified: bool) -> None:
-    """Answer questions from stdin until an empty line. Each is answered by itself."""
+def chat(
+    wells: Mapping[str, Seen],
+    measured: Mapping[str, Measurement | None],
+    config: DescribeConfig,
+) -> None:
+    """Answer questions from stdin until an empty line; with `config.json` a line of JSON each."""
     asking = sys.stdin.isatty()
     if asking:
-        print("Each question is answered by itself; an empty line ends.")
+        print("A question a line, which may go on from the one before; an empty line ends.")
+    talk = Talk()
     while True:
         if asking:
             print("? ", end="", flush=True)
-        question = sys.stdin.readline().strip()
-        if not question:
+        line = sys.stdin.readline().strip()
+        if not line:
             return
         try:
-            reply = answer(question)
+            turn, talk = follow(talk, line, wells, config.style)
         except InputError as error:  # the next question may be a better one
-            print(error)
+            print(json.dumps({"question": line, "error": str(error)}) if config.json else error)
             continue
-        print(reply.text)
-        _print_more(reply, measured, verified)
+        if config.json:
+            print(json.dumps({"question": line} | turn.record(measured, config.verify)))
+        elif turn.comparison is not None:
+            print(turn.comparison)
+        else:
+            for well, reply in turn.replies.items():
+                name = f"{well}: " if len(wells) > 1 else ""
+                _print_reply(name, reply, measured[well], config.verify)
 
 
-def _print_more(reply: Reply, measured: Measurement | None, verified: bool) -> None:
+def _print_reply(name: str, reply: Reply, measured: Measurement | None, verified: bool) -> None:
+    print(f"{name.rstrip()}\n{reply.text}" if name and "\n" in reply.text else name + reply.text)
     if verified and not reply.by_rule:
-        verdicts = verify(reply.text, measured, reply.confidences)
-        print(report_verdicts(reply.text, measured, verdicts))
+        verdicts = verify(reply.answer, measured, reply.confidences)
+        print(report_verdicts(reply.answer, measured, verdicts))
+
+
+def _resolve(config: DescribeConfig, bank: WellBank) -> tuple[Resolved, WellBank]:
+    """The question as it is asked of each well, and the wells that it is about."""
+    names = _names(bank)
+    imaged = dict(zip(names, _imaged(config.data, bank), strict=True))
+    question = resolve(Talk(), config.ask, imaged)
+    if config.out and question.compared:
+        raise InputError("--out writes what is said of each well: ask for a comparison without it")
+    rows = [names.index(name) for name in question.asked]
+    return question, bank.select(np.isin(np.arange(len(bank)), rows))
+
+
+def _names(bank: WellBank) -> list[str]:
+    """What wells are called: "C05", with their plate where there are several."""
+    plates = bank.wells["Metadata_Plate"].nunique()
+    return [well if plates == 1 else f"{plate} {well}" for plate, well in _keys(bank)]
+
+
+def _keys(bank: WellBank) -> list[tuple[str, str]]:
+    return list(bank.wells[KEY].itertuples(index=False, name=None))
 
 
 def _chosen(config: DescribeConfig, bank: WellBank) -> np.ndarray:
@@ -222,11 +271,6 @@ def _chosen(config: DescribeConfig, bank: WellBank) -> np.ndarray:
                     raise InputError(f"{config.data}: no well has {option} {name!r}")
             keep &= bank.wells[f"Metadata_{column}"].isin(names).to_numpy()
     return keep
-
-
-def _key(bank: WellBank) -> tuple[str, str]:
-    plate, well = bank.wells[KEY].iloc[0]
-    return plate, well
 
 
 def _tokens(image: str, model: Vlm, whole: WellBank, bank: WellBank) -> torch.Tensor:

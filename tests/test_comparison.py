@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from captions.comparison import compare, overlap
 from captions.descriptions import NO_CHANGE
+from captions.questions import NOTHING_IMAGED
 
 DIM, DIM_AND_BIG, BRIGHT = (
     "Mito: dimmer.",
@@ -27,13 +28,35 @@ def test_two_wells():
     ]
     unchanged = compare({"A01": NO_CHANGE, "A02": NO_CHANGE})
     assert unchanged.endswith("A01 and A02 act alike: 100% of claims are shared.")
-    assert f"A01: {NO_CHANGE}" in unchanged
+    assert unchanged.startswith(f"All: {NO_CHANGE}\n")
+    assert f"A01: {NO_CHANGE}" in compare({"A01": NO_CHANGE, "A02": DIM})
 
 
 def test_the_odd_one_out():
     found = compare({"A01": DIM, "A02": DIM, "A03": BRIGHT})
     assert found.endswith("Not like the others: A03 (0% of claims shared, on average).")
-    assert compare({"A01": DIM, "A02": DIM, "A03": DIM}).endswith("None stands out.")
+    assert compare({"A01": DIM, "A02": DIM, "A03": DIM}).splitlines() == [
+        "All: Mito dimmer.",
+        "All act alike: any two share 100% of claims or more.",
+        "None stands out.",
+    ]
+    # Two of three show it: it is not the only one's.
+    assert found.splitlines()[:4] == [
+        "All: nothing in common.",
+        "A01 also: Mito dimmer.",
+        "A02 also: Mito dimmer.",
+        "A03 also: Mito brighter.",
+    ]
+    assert "Not all act alike: A01 and A03 share 0% of claims." in found
+
+
+def test_a_well_without_an_image_is_not_called_unchanged():
+    assert compare({"A01": DIM, "A02": NOTHING_IMAGED}).splitlines() == [
+        "A02: Nothing was imaged.",
+        "There are no two wells to compare.",
+    ]
+    three = compare({"A01": DIM, "A02": NOTHING_IMAGED, "A03": DIM})
+    assert three.startswith("A02: Nothing was imaged.\nAll: Mito dimmer.\nA01 and A03 act alike")
 
 
 @given(

@@ -243,15 +243,14 @@ def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
     two = (*common, "--well", ",".join(plate["Metadata_Well"].iloc[:2]))
     code, printed, _ = run("describe_well", *two, "--compare", "true")
     assert code == 0
-    assert printed.splitlines()[-1].endswith("% of claims are shared.")
-
-    asked = "What changed in Actin?\nzebra?\nWhat changed in GFP?\n\nWhat changed in ER?\n"
-    monkeypatch.setattr(sys, "stdin", io.StringIO(asked))
-    code, printed, _ = run("describe_well", *one, "--chat", "true")
-    assert code == 0
-    first, second, third = printed.splitlines()  # an empty line ends
-    assert (first, third) == ("Actin was not imaged.", "GFP was not imaged.")
-    assert "'zebra?' is not understood" in second
+    assert printed.endswith("% of claims are shared.\n")
+    alike = ("--ask", "Do these two wells act alike?")
+    _, compared, _ = run("describe_well", *two, *alike)
+    assert compared.startswith("All: ") and printed.endswith(f"\n{compared}")
+    code, printed, _ = run("describe_well", *two, *alike, "--json")
+    record = json.loads(printed)
+    assert f"{record['comparison']}\n" == compared
+    assert list(record["wells"]) == plate["Metadata_Well"].iloc[:2].tolist()
 
     images = ("blank", "wrong_controls", "none")
     out = trained / "shown.parquet"
@@ -266,6 +265,43 @@ def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
         assert not path.with_name(f"{path.name}.parts").exists()
 
 
+def test_a_talk_through_a_terminal(trained, run, monkeypatch):
+    wells = pd.read_parquet(trained / "prepared" / "wells.parquet")
+    names = wells.query("Metadata_Plate == 'SIMC01'")["Metadata_Well"].iloc[:2].tolist()
+    common = ("--model", "run/model", "--data", "prepared", "--plate", "SIMC01", "--chat", "true")
+
+    def talk(wells: list[str], *options: str, lines: list[str]) -> list[str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+        code, printed, _ = run("describe_well", *common, "--well", ",".join(wells), *options)
+        assert code == 0
+        return printed.splitlines()
+
+    lines = ["And in GFP?", "and in ER?", "What changed in Actin?", "zebra?", "", "never read"]
+    gfp, er, actin, zebra = talk(names[:1], lines=lines)  # an empty line ends
+    assert (gfp, actin) == ("GFP was not imaged.", "Actin was not imaged.")
+    assert "ER" in er
+    assert "'zebra?' is not understood" in zebra
+
+    lines = ["and ER?", "What changed in Mito?", "And in ER?", f"and {names[1]}?", "act alike?"]
+    refused, *turns = map(json.loads, talk(names, "--json", "true", lines=lines))
+    assert set(refused) == {"question", "error"}
+    two = ", ".join(names)
+    assert [turn["understood"] for turn in turns[:3]] == [
+        f"What changed in Mito? ({two})",
+        f"What changed in ER? ({two})",
+        f"What changed in ER? ({names[1]})",
+    ]
+    assert turns[1]["wells"][names[0]]["answer"]
+    assert turns[3]["comparison"].endswith("% of claims are shared.")
+
+    one = (*common[:-2], "--well", names[0])
+    code, _, error = run("describe_well", *one, "--ask", "Which is unlike the others?")
+    assert code == 2 and "a comparison takes 3 wells or more, here 1" in error
+
+    verified = talk(names[:1], "--verify", "true", lines=["What changed?", "why?"])
+    assert sum("The whole description: " in line for line in verified) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -277,7 +313,12 @@ def test_what_is_said_is_verified_and_explained(trained, run, monkeypatch):
         (["--image", "mirror"], "image is 'mirror'"),
         (["--image", "own,blank"], "several kinds of images need --out"),
         (["--style", "haiku"], "style is 'haiku'"),
-        (["--plate", "SIMC01", "--chat", "true"], "--chat is about one well"),
+        (["--chat", "true"], "--chat is about 96 wells at most"),
+        (["--plate", "SIMC01", "--ask", "Is P24 like the others?"], "P24 is not one of the wells"),
+        (
+            ["--ask", "Which well is the odd one out?", "--out", "o.parquet"],
+            "--out writes what is said of each well",
+        ),
     ],
 )
 def test_questions_that_cannot_be_answered_are_one_clear_line(trained, run, arguments, expected):
