@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from captions.asking import AGAIN, CONFIDENCE, GROUNDS, LAST, MORE, Asked
-from captions.descriptions import NO_CHANGE, describe_facts, parse_description, read_claims
-from captions.questions import DESCRIBE, NOTHING_IMAGED, answer_from
+from captions.descriptions import describe_facts, parse_description, read_claims
+from captions.questions import DESCRIBE, answer_from
 from captions.slots import Claim
 from captions.verification import Measurement, not_said, state_confidences, verify
 
@@ -31,11 +31,6 @@ class Seen:
     imaged: Sequence[str]
     description: str
     confidences: Mapping[Claim | str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # Which images there are is known: a model that sees nothing in them saw no change.
-        if self.description.strip() == NOTHING_IMAGED and self.imaged:
-            object.__setattr__(self, "description", NO_CHANGE)
 
 
 @dataclass(frozen=True)

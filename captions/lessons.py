@@ -15,16 +15,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from captions.descriptions import subject
-from captions.facts import FACT_SLOTS, Fact, read_facts
+from captions.facts import FACT_SLOTS, MIN_EFFECT, Fact, read_facts
 from captions.questions import DESCRIBE, Answer, ask_blank_well, describe, questions
 from captions.slots import needed_stains
 from data.channels import STAINS
 
-TOLD_EFFECT = 3.3
-"""Lessons say an effect from here on. A little more than a measured fact needs: what is read off
-an image is less sure than what was measured."""
+TOLD_EFFECT = MIN_EFFECT
+"""Lessons say an effect from here on, as facts do."""
 
-QUESTION_SHARE = 0.25
+QUESTION_SHARE = 0.1
 """Share of lessons that ask something else than for a description."""
 MAX_DONORS = 3
 """A lesson's readout is put together from at most this many wells."""
@@ -115,7 +114,9 @@ def _draw_readout(
     own = readouts[donor_of_subject[_SUBJECT_OF_SLOT], np.arange(readouts.shape[1])]
     louder = own * rng.uniform(*LOUDNESS) + rng.normal(scale=JITTER, size=len(own))
     seen = [bool(imaged) and set(needed_stains(slot)) <= set(imaged) for slot in FACT_SLOTS]
-    return np.where(seen, louder, 0.0)
+    # Where controls are heard what is no fact is silent (`vlm.readouts`), elsewhere it whispers.
+    silent = np.abs(louder) < np.arcsinh(rng.uniform(0, TOLD_EFFECT) / 2)
+    return np.where(seen & ~silent, louder, 0.0)
 
 
 def _draw_kind(answers: Sequence[Answer], rng: np.random.Generator) -> int:

@@ -8,7 +8,6 @@ from test_descriptions import any_facts
 from captions.answers import Reply, Seen
 from captions.descriptions import NO_CHANGE, STYLES, describe_facts, parse_description, read_claims
 from captions.follow_ups import COMPARE, Talk, Turn, follow
-from captions.questions import NOTHING_IMAGED
 from data.channels import CHANNELS
 from data.errors import InputError
 
@@ -202,13 +201,6 @@ def test_wells_of_several_plates_go_by_both_names():
     both, one = talk_through(["What changed in C05?", "and P2 C05?"], wells)
     assert list(both.replies) == ["P1 C05", "P2 C05"]
     assert list(one.replies) == ["P2 C05"]
-
-
-def test_a_well_with_images_is_not_called_unimaged():
-    assert Seen(CHANNELS, NOTHING_IMAGED).description == NO_CHANGE
-    assert Seen([], NOTHING_IMAGED).description == NOTHING_IMAGED
-    (turn,) = talk_through([MITO], {"C05": seen(NOTHING_IMAGED)})
-    assert turn.replies["C05"].text == "No significant change in Mito."
 
 
 LINES = """\

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from captions.descriptions import parse_description
+import captions.lessons
+from captions.descriptions import NO_CHANGE, parse_description
 from captions.facts import FACT_SLOTS, MAX_FACTS, claims_of, read_facts
 from captions.lessons import TOLD_EFFECT, draw_lessons
 from captions.questions import DESCRIBE, NOTHING_IMAGED
@@ -16,7 +17,7 @@ IMAGED_SLOTS = [set(slot.channel.split("/")) <= {"", *CHANNELS} for slot in FACT
 @pytest.fixture(scope="module")
 def readouts():
     rng = np.random.default_rng(0)
-    changes = rng.normal(size=(40, len(FACT_SLOTS))) * (rng.random((40, 1)) < 0.5)
+    changes = rng.normal(size=(40, len(FACT_SLOTS))) * (rng.random((40, 1)) < 0.3)
     return np.where(IMAGED_SLOTS, changes, 0.0)
 
 
@@ -61,11 +62,24 @@ def test_wells_are_put_together_anew(readouts, lessons):
 
 def test_most_lessons_describe_and_some_ask(lessons):
     share = (lessons[0]["question"] == DESCRIBE).mean()
-    assert 0.6 < share < 0.9
+    assert 0.8 < share < 0.97
 
 
-def test_kinds_of_answers_to_a_question_are_balanced(readouts):
-    table, _ = draw_lessons(readouts, [CHANNELS] * len(readouts), count=3000, seed=1)
+def test_silence_is_no_change_where_there_is_an_image(lessons):
+    table, drawn = lessons
+    silent = (drawn == 0).all(axis=1) & (table["question"] == DESCRIBE)
+    imaged = table["imaged"].map(len) > 0
+    assert (silent & imaged).mean() > 0.1
+    assert (table["answer"][silent & imaged] == NO_CHANGE).all()
+    assert (table["answer"][silent & ~imaged] == NOTHING_IMAGED).all()
+    # Whispers, too, are no change: not all controls silence them.
+    quiet = (np.abs(2 * np.sinh(drawn)) < TOLD_EFFECT).all(axis=1) & ~silent
+    assert quiet.mean() > 0.05
+
+
+def test_kinds_of_answers_to_a_question_are_balanced(readouts, monkeypatch):
+    monkeypatch.setattr(captions.lessons, "QUESTION_SHARE", 0.7)
+    table, _ = draw_lessons(readouts, [CHANNELS] * len(readouts), count=1200, seed=1)
     asked = table[table["question"] == "Is this well different from the controls?"]
     assert len(asked) > 10
     assert 0.2 < asked["answer"].str.startswith("Yes").mean() < 0.8
