@@ -1,9 +1,10 @@
-"""Readouts of wells, held against the readouts of their own plate's controls.
+"""Readouts of wells, held against those of their own plate's controls, or of their replicates.
 
 The tower reads effects: by their definition (`captions.facts`), those of a plate's controls have a
 standard deviation of 1, and a well may have facts when its largest effect is beyond nearly all of
 its controls' largest. Measured effects are so on every plate; readouts, on a plate whose staining
-or density is unlike the training plates', need not be. The controls say by how much.
+or density is unlike the training plates', need not be. The controls say by how much. Where there
+are none a measured effect is in standard deviations among replicates, and these say it.
 """
 
 import torch
@@ -51,7 +52,8 @@ def hold_against_controls(
         controls = 2 * torch.sinh(control_readouts[control_plate_of == plate])  # (r, K)
         if len(controls) < MIN_CONTROLS:
             continue
-        spread = _clipped_sd(controls).clamp_min(1.0)  # (K,)
+        deviations = controls - controls.quantile(0.5, dim=0)
+        spread = _clipped_sd(deviations, len(controls) - 1).clamp_min(1.0)  # (K,)
         own = plate_of == plate
         effects = 2 * torch.sinh(readouts[own]) / spread
         largest = (controls / spread).abs().amax(dim=1)
@@ -61,8 +63,41 @@ def hold_against_controls(
     return held
 
 
-def _clipped_sd(values: torch.Tensor) -> torch.Tensor:
-    """Standard deviation of each column, values far from the median clipped: (r, K) to (K,)."""
-    deviations = values - values.quantile(0.5, dim=0)
+def hold_against_replicates(
+    readouts: torch.Tensor, reference_readouts: torch.Tensor, treatment_of: torch.Tensor
+) -> torch.Tensor:
+    """Quieten what differs among wells of one treatment too, where there are no controls.
+
+    Effects are divided by their standard deviation among replicates, clipped and pooled over
+    treatments as in `captions.facts`, where that is above 1.
+
+    Parameters
+    ----------
+    readouts : (N, K) float
+        asinh(effect / 2), as the tower reads it.
+    reference_readouts : (R, K) float
+        Of all wells of the data set; 0 where a stain was not imaged.
+    treatment_of : (R,) int
+        Which of them are replicates.
+
+    Returns
+    -------
+    (N, K) float
+        As it was for slots with fewer than 8 spare replicates.
+    """
+    effects = 2 * torch.sinh(reference_readouts)
+    spread = effects.new_ones(effects.shape[1])
+    for slot, column in enumerate(effects.T):
+        groups = [column[(treatment_of == one) & (column != 0)] for one in treatment_of.unique()]
+        groups = [group for group in groups if len(group) > 1]
+        spare = sum(len(group) - 1 for group in groups)
+        if spare >= MIN_CONTROLS:
+            deviations = torch.cat([group - group.mean() for group in groups])
+            spread[slot] = _clipped_sd(deviations[:, None], spare)
+    return torch.asinh(torch.sinh(readouts) / spread.clamp_min(1.0))
+
+
+def _clipped_sd(deviations: torch.Tensor, freedom: int) -> torch.Tensor:
+    """Standard deviation of each column, far deviations clipped: (r, K) to (K,)."""
     limit = CLIP * _MAD_TO_SD * deviations.abs().quantile(0.5, dim=0)
-    return deviations.clamp(-limit, limit).square().sum(dim=0).div(len(values) - 1).sqrt()
+    return deviations.clamp(-limit, limit).square().sum(dim=0).div(freedom).sqrt()
