@@ -15,27 +15,28 @@ MAX_SITES = 24
 
 
 def measure_stored_cells(
-    folder: str | Path, barcode: str, wells: Collection[str], max_sites: int = MAX_SITES
+    folder: str | Path, wells: Collection[tuple[str, str]], max_sites: int = MAX_SITES
 ) -> pd.DataFrame:
-    """Segment and measure the cells of some wells of a plate, at the store's resolution.
+    """Segment and measure the cells of some wells, at the store's resolution.
 
     Parameters
     ----------
     folder : path
         A prepared store.
-    barcode : str
-    wells : collection of str
+    wells : collection of (str, str)
+        Plate and well of each.
     max_sites : int
         Spread evenly over the wells' sites where there are more.
 
     Returns
     -------
     DataFrame
-        As `data.measure.measure_site`, a row a cell.
+        As `data.measure.measure_site`, a row a cell; NaN where a stain was not imaged.
     """
     channels = load_manifest(folder).channels
-    sites = load_sites(folder, [barcode])
-    rows = np.flatnonzero(site_table(sites)["Metadata_Well"].isin(wells))
+    sites = load_sites(folder, sorted({plate for plate, _ in wells}))
+    keys = pd.MultiIndex.from_frame(site_table(sites)[["Metadata_Plate", "Metadata_Well"]])
+    rows = np.flatnonzero(keys.isin(list(wells)))
     if len(rows) > max_sites:
         rows = rows[np.linspace(0, len(rows) - 1, max_sites).astype(int)]
     pixels = read_pixels(sites, rows.tolist())

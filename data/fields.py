@@ -1,7 +1,8 @@
-"""Single fields of view without a plate around them: each becomes a plate of one well.
+"""Single fields of view without a plate around them: each becomes a plate of one well, or of tiles.
 
-There is nothing to compare such a field with, so its intensities are scaled by its own percentiles
-and its normalized profile is 0.
+A field's intensities are scaled by its own percentiles. A whole field has nothing to be compared
+with, and its normalized profile is 0; tiles are compared with the median of all fields' tiles, and
+a field's tiles are replicates.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,9 @@ FILE_STAINS = {
     **{"hoechst": "DNA", "ersyto": "ER", "ersytobleed": "RNA", "ph_golgi": "AGP"},
 }
 """What a file name (without its ending, lower case) or a Phenix channel says about the stain."""
+
+WELL_ROWS, WELL_COLUMNS = "ABCDEFGHIJKLMNOP", 24
+"""Of a plate that takes tiles."""
 
 
 def prepare_field(
@@ -70,23 +74,29 @@ def prepare_field(
     return prepare([plate], out, settings, source="fields", reference=NO_REFERENCE)
 
 
-def read_fields(folder: str | Path) -> list[Plate]:
-    """Read every field below a folder, each as a plate of one well.
+def read_fields(folder: str | Path, tile: int = 0) -> list[Plate]:
+    """Read every field below a folder, each as a plate of one well, or of one a tile.
 
     A field is a sub-folder with one 16-bit TIFF a stain (JUMP's Phenix names or stain names), or
     with `images.npy` (sites, C, H, W) and `channels.csv` (column channel), one field a site. A
-    Nuclei.csv of CellProfiler in it says where the field's nuclei are.
+    Nuclei.csv of CellProfiler in it says where the whole field's nuclei are.
+
+    Parameters
+    ----------
+    folder : path
+    tile : int
+        Side of the tiles in raw pixels; 0 for the whole field.
 
     Raises
     ------
     InputError
-        When there is no field, or an image is unreadable.
+        When there is no field, an image is unreadable, or a field does not fit the tiles.
     """
     folder = Path(folder)
     plates = []
     for field in sorted(path for path in folder.glob("*") if path.is_dir()):
         if (field / "images.npy").is_file():
-            plates += _read_stack(field)
+            plates += _read_stack(field, tile)
         elif files := _stain_files(field):
             pixels = [read_tiff(path) for path in files.values()]
             for path, plane in zip(files.values(), pixels, strict=True):
@@ -95,16 +105,26 @@ def read_fields(folder: str | Path) -> list[Plate]:
                         f"{path}: size is {plane.shape}, expected {pixels[0].shape} as in the "
                         "field's other channels"
                     )
-            plate = field_plate(np.stack(pixels), list(files), field.name)
+            plate = field_plate(np.stack(pixels), list(files), field.name, tile)
             nuclei = next(iter(sorted(field.rglob("Nuclei.csv"))), None)
-            plates.append(replace(plate, sites=(replace(plate.sites[0], nuclei=nuclei),)))
+            if nuclei and not tile:  # its positions are the whole field's
+                plate = replace(plate, sites=(replace(plate.sites[0], nuclei=nuclei),))
+            plates.append(plate)
     if not plates:
         raise InputError(f"{folder}: no folders with one TIFF a stain, or with images.npy")
     return plates
 
 
-def field_plate(pixels: NDArray, channels: Sequence[str], name: str) -> Plate:
-    """Return a plate whose only well holds the given (C, H, W) integer pixels."""
+def field_plate(pixels: NDArray, channels: Sequence[str], name: str, tile: int = 0) -> Plate:
+    """Return a plate that holds the given (C, H, W) integer pixels in well A01, or a tile a well.
+
+    Parameters
+    ----------
+    pixels, channels, name
+        As for `prepare_field`.
+    tile : int
+        Side of the tiles in pixels; 0 for the whole field.
+    """
     if pixels.ndim != 3 or len(pixels) != len(channels) or pixels.dtype.kind != "u":
         raise InputError(
             f"field {name}: expected unsigned pixels ({len(channels)}, H, W), found "
@@ -118,10 +138,10 @@ def field_plate(pixels: NDArray, channels: Sequence[str], name: str) -> Plate:
     ordered = np.zeros((len(planes), *pixels.shape[1:]), pixels.dtype)
     for stain, plane in zip(channels, pixels, strict=True):
         ordered[planes.index(stain)] = plane
+    parts = cut_wells(ordered, tile, name) if tile else {"A01": ordered}
     # Which reagent it got is not known, and nothing is made up.
-    well = dict.fromkeys(METADATA_COLUMNS, "") | {
+    known = dict.fromkeys(METADATA_COLUMNS, "") | {
         "Metadata_Plate": name,
-        "Metadata_Well": "A01",
         "Metadata_broad_sample": name,
         "Metadata_pert_type": "trt",
         "Metadata_Time": 0,
@@ -131,14 +151,41 @@ def field_plate(pixels: NDArray, channels: Sequence[str], name: str) -> Plate:
         barcode=name,
         channels=planes,
         channels_present=tuple(stain in channels for stain in planes),
-        wells=pd.DataFrame([well]),
-        sites=(Site("A01", 1, ()),),
-        read=partial(_given, pixels=ordered),
+        wells=pd.DataFrame([known | {"Metadata_Well": well} for well in parts]),
+        sites=tuple(Site(well, 1, ()) for well in parts),
+        read=partial(_given, parts=parts),
     )
 
 
-def _given(site: Site, pixels: NDArray) -> NDArray:
-    return pixels
+def cut_wells(pixels: NDArray, tile: int, name: str) -> dict[str, NDArray]:
+    """Cut (C, H, W) pixels into squares of `tile` pixels around the centre: A01, A02, ..., B01, ...
+
+    What is left over at the borders is not used.
+
+    Raises
+    ------
+    InputError
+        When there is not one tile, or there are more than a plate has rows and columns.
+    """
+    height, width = pixels.shape[1:]
+    rows, columns = height // tile, width // tile
+    if not (0 < rows <= len(WELL_ROWS) and 0 < columns <= WELL_COLUMNS):
+        raise InputError(
+            f"field {name} of {height} x {width} pixels has {rows} x {columns} tiles of {tile}; "
+            f"expected 1 x 1 to {len(WELL_ROWS)} x {WELL_COLUMNS}"
+        )
+    top, left = (height - rows * tile) // 2, (width - columns * tile) // 2
+    return {
+        f"{WELL_ROWS[row]}{column + 1:02d}": pixels[
+            :, (y := top + row * tile) : y + tile, (x := left + column * tile) : x + tile
+        ]
+        for row in range(rows)
+        for column in range(columns)
+    }
+
+
+def _given(site: Site, parts: dict[str, NDArray]) -> NDArray:
+    return parts[site.well]
 
 
 def _stain_files(field: Path) -> dict[str, Path]:
@@ -151,7 +198,7 @@ def _stain_files(field: Path) -> dict[str, Path]:
     return files
 
 
-def _read_stack(field: Path) -> list[Plate]:
+def _read_stack(field: Path, tile: int) -> list[Plate]:
     path = field / "images.npy"
     try:
         stack = np.load(path)
@@ -161,6 +208,6 @@ def _read_stack(field: Path) -> list[Plate]:
     if stack.ndim != 4:
         raise InputError(f"{path}: expected (sites, C, H, W), found shape {stack.shape}")
     return [
-        field_plate(pixels, channels, f"{field.name}_{number}")
+        field_plate(pixels, channels, f"{field.name}_{number}", tile)
         for number, pixels in enumerate(stack, start=1)
     ]

@@ -6,6 +6,7 @@ from data.errors import InputError
 
 SAME_PLATE_CONTROLS = "same-plate controls"
 MEDIAN_WELL = "data set's median well"
+MEDIAN_TILE = "data set's median tile, each field's intensities scaled by themselves"
 NO_REFERENCE = "none (single field)"
 
 
@@ -27,15 +28,17 @@ def normalize_profiles(profiles: pd.DataFrame, reference: str) -> pd.DataFrame:
         One row a well; needs Metadata_Plate and Metadata_control_type.
     reference : str
         `SAME_PLATE_CONTROLS`: the negcon wells of the same plate. `MEDIAN_WELL`: all wells of all
-        plates, for data sets without controls. `NO_REFERENCE`: nothing to compare with; every
-        feature becomes 0, "no measured difference".
+        plates, for data sets without controls. `MEDIAN_TILE`: likewise, where each plate is one
+        field cut into wells. `NO_REFERENCE`: nothing to compare with; every feature becomes 0, "no
+        measured difference".
 
     Returns
     -------
     DataFrame
         Rows and Metadata_ columns of `profiles`. Features that cannot be normalized everywhere (no
         value, or no spread among the reference wells of some plate) are left out; a value missing
-        in a single well becomes 0, the reference's own value. `count_missing` counts both.
+        in a single well becomes 0, the reference's own value (`count_missing` counts both), but of
+        tiles it stays NaN, not measured: one may be without cells, and fields without a stain.
 
     Raises
     ------
@@ -46,7 +49,7 @@ def normalize_profiles(profiles: pd.DataFrame, reference: str) -> pd.DataFrame:
     others = [column for column in profiles if column not in features]
     if reference == NO_REFERENCE:
         return profiles.assign(**dict.fromkeys(features, 0.0))
-    if reference == MEDIAN_WELL:
+    if reference in (MEDIAN_WELL, MEDIAN_TILE):
         parts = [_robust_z(profiles, features, pd.Series(True, index=profiles.index))]
     elif reference == SAME_PLATE_CONTROLS:
         parts = []
@@ -63,7 +66,9 @@ def normalize_profiles(profiles: pd.DataFrame, reference: str) -> pd.DataFrame:
             "no feature can be normalized: the reference wells hold no cells, or are too few to "
             "differ from each other"
         )
-    normalized = pd.concat(parts).loc[profiles.index, usable].fillna(0.0)
+    normalized = pd.concat(parts).loc[profiles.index, usable]
+    if reference != MEDIAN_TILE:
+        normalized = normalized.fillna(0.0)
     return pd.concat([profiles[others], normalized], axis=1)
 
 
@@ -73,7 +78,7 @@ def count_missing(profiles: pd.DataFrame, normalized: pd.DataFrame) -> dict[str,
     return {
         "kept": len(kept),
         "dropped": len(features) - len(kept),
-        "filled": int(profiles[kept].isna().to_numpy().sum()),
+        "filled": int((profiles[kept].isna() & normalized[kept].notna()).to_numpy().sum()),
     }
 
 

@@ -38,6 +38,38 @@ def montage(pixels: np.ndarray, channels: list[str], title: str) -> Figure:
     return drawing
 
 
+def described_figure(
+    pixels: Sequence[NDArray[np.uint16]], channels: Sequence[str], texts: Sequence[str]
+) -> Figure:
+    """Draw a row a well: its channels side by side, and what is said of it.
+
+    Parameters
+    ----------
+    pixels : sequence of (C, H, W) uint16
+        One site a well, as in the prepared store; a plane without light was not imaged.
+    channels : sequence of str
+    texts : sequence of str
+        Lines, written as they are.
+    """
+    columns = len(channels)
+    drawing = Figure(figsize=(1.25 * columns + 4.6, 1.35 * len(pixels)), layout="constrained")
+    grid = drawing.subplots(
+        len(pixels), columns + 1, squeeze=False, width_ratios=[*[1.25] * columns, 4.6]
+    )
+    for row, (axes, planes, text) in enumerate(zip(grid, pixels, texts, strict=True)):
+        for panel, plane, name in zip(axes, planes, channels, strict=False):
+            panel.imshow(_grey(plane), cmap="gray", vmin=0, vmax=1.1)
+            if not plane.any():
+                panel.text(0.5, 0.5, "not imaged", color="white", fontsize=7, ha="center",
+                           transform=panel.transAxes)  # fmt: skip
+            panel.set_title("" if row else name, fontsize=8)
+        where = {"va": "top", "family": "monospace", "transform": axes[-1].transAxes}
+        axes[-1].text(0, 1, text, fontsize=5.5, **where)
+        for panel in axes:
+            panel.axis("off")
+    return drawing
+
+
 def attribution_figure(
     pixels: NDArray[np.uint16],
     channels: Sequence[str],

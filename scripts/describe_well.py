@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from captions.questions import DESCRIBE
 from captions.verification import Measurement, measurements, report_verdicts, verify
 from data.cells import measure_stored_cells
 from data.errors import InputError
+from data.normalize import MEDIAN_TILE, MEDIAN_WELL
 from data.resume import write_in_parts
 from data.store import load_manifest, load_profiles
 from eval.hypotheses import hypothesise, load_annotation
@@ -313,20 +315,22 @@ def _with_cells(
     asked: pd.DataFrame,
     measured: Mapping[tuple[str, str], Measurement],
 ) -> dict[tuple[str, str], Measurement]:
-    """Add Cliff's deltas of single cells, measured now, to the measurements of some wells."""
+    """Add Cliff's deltas of single cells, measured now, to the measurements of some wells.
+
+    Against the cells of the plate's controls or, where it is the reference, of the whole data set.
+    """
+    measure = cache(partial(measure_stored_cells, data))
+    of_data_set = load_manifest(data).reference in (MEDIAN_WELL, MEDIAN_TILE)
+    reference = wells if of_data_set else wells[wells["Metadata_control_type"] == "negcon"]
     found = {}
-    for plate in asked["Metadata_Plate"].unique():
-        own = asked[asked["Metadata_Plate"] == plate]
-        is_control = (wells["Metadata_Plate"] == plate) & (
-            wells["Metadata_control_type"] == "negcon"
-        )
-        if not is_control.any():
+    for plate, well in asked[KEY].itertuples(index=False, name=None):
+        compared = reference if of_data_set else reference[reference["Metadata_Plate"] == plate]
+        if compared.empty:
             raise InputError(f"--cells: plate {plate} has no controls to compare cells with")
-        controls = measure_stored_cells(data, plate, set(wells["Metadata_Well"][is_control]))
-        for well in own["Metadata_Well"]:
-            cells = measure_stored_cells(data, plate, [well])
-            before = measured.get((plate, well), Measurement({}, []))
-            found[plate, well] = replace(before, deltas=slot_deltas(cells, controls))
+        controls = measure(tuple(compared[KEY].itertuples(index=False, name=None)))
+        cells = measure(((plate, well),))
+        before = measured.get((plate, well), Measurement({}, []))
+        found[plate, well] = replace(before, deltas=slot_deltas(cells, controls))
     return found
 
 

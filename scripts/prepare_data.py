@@ -14,7 +14,7 @@ from data.cpjump1 import read_cpjump1
 from data.errors import InputError
 from data.fields import read_fields
 from data.jump import read_jump
-from data.normalize import MEDIAN_WELL, NO_REFERENCE, SAME_PLATE_CONTROLS
+from data.normalize import MEDIAN_TILE, MEDIAN_WELL, NO_REFERENCE, SAME_PLATE_CONTROLS
 from data.parallel import slurm_script
 from data.plates import read_plates
 from data.prepare import PrepareSettings, load_failures, plan, prepare
@@ -78,6 +78,13 @@ class PrepareConfig:
         metadata={
             "help": "Store at most so many cells of each field in place of it, --crop raw pixels "
             "around each nucleus; 0 for the field."
+        },
+    )
+    tile_wells: int = field(
+        default=0,
+        metadata={
+            "help": "fields: cut each field into squares of so many raw pixels, each a well that "
+            "is compared with the median of all; 0 for one well a field, compared with nothing."
         },
     )
     pattern: str = field(
@@ -202,6 +209,12 @@ def read_source(config: PrepareConfig) -> tuple[list[Plate], str]:
         if config.source != "plates":
             raise InputError(f"--pattern has no meaning for the source {config.source}")
         read = partial(read_plates, pattern=config.pattern)
+    if config.tile_wells:
+        if config.source != "fields" or config.tile_wells < 32:
+            raise InputError(
+                f"--tile_wells is {config.tile_wells}, expected 32 or more, for the source fields"
+            )
+        read, reference = partial(read_fields, tile=config.tile_wells), MEDIAN_TILE
     return select(read(config.input), wanted), reference
 
 

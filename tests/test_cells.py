@@ -48,8 +48,8 @@ def test_slots_are_medians_of_signed_features():
 def test_cells_of_a_store_are_measured(tmp_path):
     write_tiff_plate(tmp_path / "raw", wells={"A01": "", "A02": "BRD-1", "A03": ""}, sites=2)
     write_tiny_store(tmp_path / "raw", tmp_path / "store", size=96, measure=False)
-    cells = measure_stored_cells(tmp_path / "store", "P1", ["A02"])
-    controls = measure_stored_cells(tmp_path / "store", "P1", ["A01", "A03"], max_sites=2)
+    cells = measure_stored_cells(tmp_path / "store", [("P1", "A02")])
+    controls = measure_stored_cells(tmp_path / "store", [("P1", "A01"), ("P1", "A03")], max_sites=2)
     assert len(cells) > 5
     assert cells["Image_Count_Nuclei"].nunique() <= 2  # one value a site
     deltas = slot_deltas(cells, controls)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.channels import CHANNELS
-from eval.montages import MAX_SITES, attribution_figure, find_cells, sum_by_cell
+from eval.montages import MAX_SITES, attribution_figure, described_figure, find_cells, sum_by_cell
 from eval.run_report import explained_blocks
 
 
@@ -55,6 +55,17 @@ def test_a_row_a_site_and_a_column_a_channel_beside_the_cells(sites):
     assert shown == set(strongest)
     if rows < sites:
         assert drawing.get_suptitle() == f"P1 A01 (the strongest {rows} of {sites} sites)"
+
+
+def test_described_wells_are_drawn_a_row_each_with_what_was_not_imaged():
+    fields = draw_fields(2)
+    fields[1, 2] = 0
+    drawing = described_figure(list(fields), CHANNELS, ["P1 A01\nsaid", "P1 A02"])
+    assert len(drawing.axes) == 2 * 6
+    assert [axes.get_title() for axes in drawing.axes[:5]] == list(CHANNELS)
+    written = [[text.get_text() for text in axes.texts] for axes in drawing.axes]
+    assert written[5] == ["P1 A01\nsaid"] and written[11] == ["P1 A02"]
+    assert written[8] == ["not imaged"] and written[2] == []
 
 
 def test_one_stream_of_all_channels_is_drawn_over_each():

@@ -9,6 +9,7 @@ from pycytominer import normalize as pycytominer_normalize
 
 from data.errors import InputError
 from data.normalize import (
+    MEDIAN_TILE,
     MEDIAN_WELL,
     NO_REFERENCE,
     SAME_PLATE_CONTROLS,
@@ -80,6 +81,22 @@ def test_the_median_well_keeps_differences_between_plates() -> None:
     np.testing.assert_allclose(found[features].median(), 0, atol=1e-9)
     means = found.groupby("Metadata_Plate")[features].mean()
     assert (means.loc["P1"] - means.loc["P0"] > 0.5).all()
+
+
+def test_tiles_are_compared_with_the_median_tile_and_what_they_lack_stays_missing() -> None:
+    profiles = make_profiles()
+    features = feature_columns(profiles)
+    expected = normalize_profiles(profiles, MEDIAN_WELL)
+    pd.testing.assert_frame_equal(normalize_profiles(profiles, MEDIAN_TILE), expected)
+    unstained = profiles["Metadata_Plate"] == "P0"
+    profiles.loc[unstained, features[0]] = np.nan
+    profiles.loc[4, features[1]] = np.nan  # a tile without cells
+    found = normalize_profiles(profiles, MEDIAN_TILE)
+    assert feature_columns(found) == features
+    np.testing.assert_array_equal(found[features].isna(), profiles[features].isna())
+    assert abs(found.loc[~unstained, features[0]].median()) < 1e-9
+    assert count_missing(profiles, found)["filled"] == 0
+    assert count_missing(profiles, normalize_profiles(profiles, MEDIAN_WELL))["filled"] == 25
 
 
 def test_a_single_field_differs_from_nothing() -> None:

@@ -1,14 +1,26 @@
 """Readouts held against those of the plate's own controls."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
-from captions.facts import CONTROLS_UNCHANGED, MAX_Q_VALUE, _benjamini_hochberg
+from captions.facts import (
+    CONTROLS_UNCHANGED,
+    MAX_Q_VALUE,
+    _benjamini_hochberg,
+    _replicate_spread,
+)
 from captions.scores import clipped_sd as measured_sd
-from vlm import readouts
-from vlm.readouts import MIN_CONTROLS, _clipped_sd, _q_values, hold_against_controls
+from vlm import readouts as module
+from vlm.readouts import (
+    MIN_CONTROLS,
+    _clipped_sd,
+    _q_values,
+    hold_against_controls,
+    hold_against_replicates,
+)
 
 
 def drawn(spread: float, count: int, slots: int = 6, seed: int = 0) -> torch.Tensor:
@@ -53,9 +65,10 @@ def test_one_wild_control_does_not_quieten_a_plate():
 
 def test_the_spread_is_that_of_measured_effects():
     values = torch.from_numpy(np.random.default_rng(3).standard_t(2, size=(15, 4)))
-    deviations = values.numpy() - np.median(values.numpy(), axis=0)
-    expected = [measured_sd(column, len(values) - 1) for column in deviations.T]
-    np.testing.assert_allclose(_clipped_sd(values).numpy(), expected, rtol=1e-6)
+    deviations = values - values.quantile(0.5, dim=0)
+    expected = [measured_sd(column, len(values) - 1) for column in deviations.numpy().T]
+    found = _clipped_sd(deviations, len(values) - 1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -80,7 +93,7 @@ def test_what_is_said_is_significant_as_facts_are():
 
 
 def test_the_rules_are_those_of_facts():
-    assert (readouts.UNCHANGED, readouts.MAX_Q_VALUE) == (CONTROLS_UNCHANGED, MAX_Q_VALUE)
+    assert (module.UNCHANGED, module.MAX_Q_VALUE) == (CONTROLS_UNCHANGED, MAX_Q_VALUE)
 
 
 def test_a_small_change_is_not_said_on_a_plate_of_few_controls():
@@ -114,3 +127,29 @@ def test_wells_do_not_depend_on_other_wells_or_plates():
             wells[row : row + 1], plates[row : row + 1], controls, control_plates
         )
         torch.testing.assert_close(alone[0], together[row])
+
+
+def test_replicates_spread_as_measured_effects_do():
+    rng = np.random.default_rng(4)
+    treatment = np.repeat(np.arange(6), [7, 7, 7, 7, 1, 1])  # the last two have no replicate
+    effects = 4 * rng.normal(size=(6, 5))[treatment] + 3 * rng.standard_t(3, size=(30, 5))
+    effects[:, 4] /= 9  # quiet: is not made louder
+    profiles = pd.DataFrame({"Metadata_broad_sample": treatment})
+    expected, _ = _replicate_spread(effects, profiles)
+    assert (expected[:4] > 1.5).all() and expected[4] < 1
+    readouts = torch.asinh(torch.from_numpy(effects) / 2)
+    held = hold_against_replicates(readouts[:3], readouts, torch.from_numpy(treatment))
+    wanted = effects[:3] / np.maximum(expected, 1)
+    np.testing.assert_allclose(effects_of(held).numpy(), wanted, rtol=1e-6)
+
+
+def test_what_was_not_imaged_says_nothing_of_the_spread_and_few_replicates_neither():
+    readouts = torch.cat([drawn(4.0, 20), torch.zeros(20, 6)])
+    treatment = torch.arange(40) // 10
+    with_blanks = hold_against_replicates(readouts, readouts, treatment)
+    without = hold_against_replicates(readouts, readouts[:20], treatment[:20])
+    torch.testing.assert_close(with_blanks, without)
+    assert (without[:20].abs() < readouts[:20].abs()).all()
+    few = readouts[: MIN_CONTROLS + 1]
+    alone = torch.tensor([0] * MIN_CONTROLS + [1])  # 7 spare replicates
+    torch.testing.assert_close(hold_against_replicates(few, few, alone), few)

@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from helpers import CHANNEL_FILES, COMPOUNDS, write_tiff_plate, write_tiny_store
+from helpers import CHANNEL_FILES, COMPOUNDS, draw_site, write_tiff_plate, write_tiny_store
 from tiny import tiny_feature_size, tiny_model
 
 import vlm.wells
 from data.errors import InputError
+from data.fields import field_plate
+from data.normalize import MEDIAN_TILE, MEDIAN_WELL
+from data.prepare import PrepareSettings, prepare
 from data.store import load_sites, read_pixels, site_table
-from vlm.instruct import well_readouts, well_tokens
+from vlm.instruct import hold_readouts, well_readouts, well_tokens
+from vlm.pixels import with_pixels
+from vlm.readouts import hold_against_replicates
 from vlm.wells import (
     WellBank,
     blank_wells,
@@ -20,6 +25,7 @@ from vlm.wells import (
     fill_blanks,
     fit_reference,
     open_wells,
+    wrong_controls,
 )
 
 
@@ -278,3 +284,59 @@ def test_other_channels_than_the_models_are_named(store):
 def test_a_folder_that_is_no_store_is_named(tmp_path, model_and_processor):
     with pytest.raises(InputError, match=r"has no manifest\.json"):
         open_wells(tmp_path, *model_and_processor)
+
+
+def write_tiles(folder: Path, reference: str) -> Path:
+    """Two fields of nine tiles, the second one without ER and Mito."""
+    rng = np.random.default_rng(0)
+    pixels = [draw_site(rng, size=96, cells=16) for _ in range(2)]
+    stains = list(CHANNEL_FILES.values())
+    plates = [
+        field_plate(pixels[0], stains, "five", tile=32),
+        field_plate(pixels[1][[4, 2, 1]], ["DNA", "RNA", "AGP"], "three", tile=32),
+    ]
+    settings = PrepareSettings(size=32, processes=1, measure=False)
+    prepare(plates, folder, settings, source="fields", reference=reference)
+    return folder
+
+
+def test_tiles_are_seen_beside_the_median_tile_whatever_the_tower_was_fitted_to(tmp_path):
+    model, processor = tiny_model()
+    bank = open_wells(write_tiles(tmp_path, MEDIAN_TILE), model, processor)
+    expected = np.median(bank.site_features, axis=0)
+    for channel in (1, 4):  # ER and Mito: of the field that has them
+        expected[channel] = np.median(bank.site_features[:9, channel], axis=0)
+        assert expected[channel].any()
+    alone = bank.query("Metadata_Plate == 'three'")
+    found = alone.batch([0, 5])["control_features"].numpy()
+    np.testing.assert_allclose(found, np.broadcast_to(expected, (2, 1, *expected.shape)))
+    torch.testing.assert_close(well_tokens(model, bank)[9:], well_tokens(model, alone))
+    with pytest.raises(InputError, match="there are those of 1"):
+        wrong_controls(bank)
+    drawn = with_pixels(alone, tmp_path, processor, 1, 4).batch([0, 1])["control_rows"]
+    assert drawn.shape == (2, 4)
+
+
+def test_readouts_of_tiles_are_held_against_their_fields_other_tiles(tmp_path):
+    model, processor = tiny_model()
+    torch.nn.init.normal_(model.model.vision_tower.linear_maps, std=3.0)
+    bank = open_wells(write_tiles(tmp_path, MEDIAN_TILE), model, processor)
+    readouts = torch.from_numpy(well_readouts(model, bank))
+    field_of = torch.arange(18) // 9
+    held = hold_readouts(model, bank, readouts)
+    torch.testing.assert_close(held, hold_against_replicates(readouts, readouts, field_of))
+    assert not torch.allclose(held, readouts)
+
+
+def test_a_median_well_is_the_towers_own_reference(tmp_path):
+    model, processor = tiny_model()
+    bank = open_wells(write_tiles(tmp_path, MEDIAN_WELL), model, processor)
+    assert bank.control_median is None and bank.controls is None
+    five = bank.query("Metadata_Plate == 'five'")  # an odd number of sites: one is the median
+    fit_reference(model, five)
+    beside = five.batch(np.arange(9)) | {
+        "control_features": torch.from_numpy(np.median(five.site_features[:9], axis=0)[None, None])
+    }
+    beside["control_features"] = beside["control_features"].expand(9, -1, -1, -1)
+    said = model.model.vision_tower(**beside).last_hidden_state
+    torch.testing.assert_close(well_tokens(model, five), said)

@@ -19,7 +19,7 @@ from vlm.adapters import bare
 from vlm.checkpoints import last_checkpoint
 from vlm.lora import Vlm
 from vlm.processing import CellPaintingProcessor
-from vlm.readouts import hold_against_controls
+from vlm.readouts import hold_against_controls, hold_against_replicates
 from vlm.wells import WellBank
 
 IGNORED = -100  # a label without a loss
@@ -223,20 +223,27 @@ def encode_dialogues(
 def well_tokens(model: Vlm, bank: WellBank) -> torch.Tensor:
     """The tower's tokens of every well in a bank: (n_wells, T, D) float32 on the CPU.
 
-    Their statements are held against what the tower reads out of the controls of the plate
-    (`vlm.readouts`).
+    Their statements are held against what the tower reads out of the controls of the plate, or of
+    the replicates where the reference is the data set's median (`vlm.readouts`).
     """
     said = list(_tower_outputs(model, bank))
     tokens = torch.cat([one.last_hidden_state.cpu() for one in said])
     if bank.controls is None:
         return tokens
-    held = hold_against_controls(
-        torch.cat([one.readout.cpu() for one in said]),
-        torch.from_numpy(bank.plate_of),
-        torch.from_numpy(well_readouts(model, bank.controls)),
-        torch.from_numpy(bank.controls.plate_of),
-    )
+    held = hold_readouts(model, bank, torch.cat([one.readout.cpu() for one in said]))
     return bare(model).model.vision_tower.with_readout(tokens, held)
+
+
+def hold_readouts(model: Vlm, bank: WellBank, readouts: torch.Tensor) -> torch.Tensor:
+    """Hold the readouts (n_wells, K) of a bank against those of its controls (`vlm.readouts`)."""
+    controls = bank.controls
+    assert controls is not None
+    reference = torch.from_numpy(well_readouts(model, controls))
+    if (controls.wells["Metadata_control_type"] == "negcon").all():
+        plate_of, control_plate_of = map(torch.from_numpy, (bank.plate_of, controls.plate_of))
+        return hold_against_controls(readouts, plate_of, reference, control_plate_of)
+    treatment_of, _ = pd.factorize(controls.wells["Metadata_broad_sample"])
+    return hold_against_replicates(readouts, reference, torch.from_numpy(treatment_of))
 
 
 @torch.no_grad()

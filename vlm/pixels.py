@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
+from data.store import load_sites, read_pixels
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.processing import CellPaintingImageProcessor, CellPaintingProcessor
 from vlm.vision_tower import CellPaintingVisionTower
-from vlm.wells import WellBank, group_sites
+from vlm.wells import WellBank
 
 
 @dataclass(kw_only=True)
@@ -24,7 +24,7 @@ class PixelBank(WellBank):
     sites : datasets.Dataset
         All sites of the store, in the order of `site_features`.
     controls_of : list of int arrays
-        Rows of `sites` that show a plate's controls; empty arrays where it has none.
+        Rows of `sites` behind each row of `control_median`.
     image_processor : CellPaintingImageProcessor
     sites_per_well, controls_per_plate : int
         How many are drawn for a batch: every one of them goes through the backbone and back.
@@ -81,19 +81,15 @@ def with_pixels(
     controls_per_plate: int,
 ) -> PixelBank:
     """Let a bank (or a part of one) of a prepared store give pixels in place of features."""
-    wells = load_wells(folder).reset_index(drop=True)
-    sites = load_sites(folder)
-    sites_of = group_sites(site_table(sites)[["Metadata_Plate", "Metadata_Well"]], wells)
-    control = wells["Metadata_control_type"] == "negcon"
-    controls_of = [
-        np.concatenate([np.empty(0, int), *(sites_of[row] for row in np.flatnonzero(mine))])
-        for mine in (
-            control & (wells["Metadata_Plate"] == plate) for plate in load_manifest(folder).plates
-        )
-    ]
+    controls = bank.controls
+    controls_of = []
+    if controls is not None:
+        for row in np.unique(controls.plate_of):
+            own = np.flatnonzero(controls.plate_of == row)
+            controls_of.append(np.concatenate([controls.sites_of[well] for well in own]))
     return PixelBank(
         **{field.name: getattr(bank, field.name) for field in fields(WellBank)},
-        sites=sites,
+        sites=load_sites(folder),
         controls_of=controls_of,
         image_processor=processor.image_processor,
         sites_per_well=sites_per_well,

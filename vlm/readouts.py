@@ -1,9 +1,10 @@
-"""Readouts of wells made into effects, with the readouts of their own plate's controls.
+"""Readouts of wells made into effects, with the readouts of their plate's controls or replicates.
 
 The tower reads shifts (`captions.shifts`): how far a well lies from its controls, in a unit that
 all plates share. An effect, and whether it counts, is a matter of one plate: how far its own
 controls spread, and how many they are. The same rules that make facts of measured effects
-(`captions.facts`) hold for what is read.
+(`captions.facts`) hold for what is read. Where there are no controls a measured effect is in
+standard deviations among replicates, and these say how far unchanged wells spread.
 """
 
 import math
@@ -59,7 +60,8 @@ def hold_against_controls(
             continue
         own = plate_of == plate
         said = readouts[own] != 0  # what was not imaged or never measured is silent
-        centre, root = controls.quantile(0.5, dim=0), _clipped_sd(controls).sqrt()  # (K,)
+        centre = controls.quantile(0.5, dim=0)  # (K,)
+        root = _clipped_sd(controls - centre, len(controls) - 1).sqrt()
         root = root.where(root > 0, 1.0)
         effects = (2 * torch.sinh(readouts[own]) - centre) / root * said
         largest = ((controls - centre) / root).abs().amax(dim=1)
@@ -82,8 +84,41 @@ def _q_values(effects: torch.Tensor, said: torch.Tensor, controls: int) -> torch
     return q_values
 
 
-def _clipped_sd(values: torch.Tensor) -> torch.Tensor:
-    """Standard deviation of each column, values far from the median clipped: (r, K) to (K,)."""
-    deviations = values - values.quantile(0.5, dim=0)
+def hold_against_replicates(
+    readouts: torch.Tensor, reference_readouts: torch.Tensor, treatment_of: torch.Tensor
+) -> torch.Tensor:
+    """Quieten what differs among wells of one treatment too, where there are no controls.
+
+    Effects are divided by their standard deviation among replicates, clipped and pooled over
+    treatments as in `captions.facts`, where that is above 1.
+
+    Parameters
+    ----------
+    readouts : (N, K) float
+        asinh(effect / 2), as the tower reads it.
+    reference_readouts : (R, K) float
+        Of all wells of the data set; 0 where a stain was not imaged.
+    treatment_of : (R,) int
+        Which of them are replicates.
+
+    Returns
+    -------
+    (N, K) float
+        As it was for slots with fewer than 8 spare replicates.
+    """
+    effects = 2 * torch.sinh(reference_readouts)
+    spread = effects.new_ones(effects.shape[1])
+    for slot, column in enumerate(effects.T):
+        groups = [column[(treatment_of == one) & (column != 0)] for one in treatment_of.unique()]
+        groups = [group for group in groups if len(group) > 1]
+        spare = sum(len(group) - 1 for group in groups)
+        if spare >= MIN_CONTROLS:
+            deviations = torch.cat([group - group.mean() for group in groups])
+            spread[slot] = _clipped_sd(deviations[:, None], spare)
+    return torch.asinh(torch.sinh(readouts) / spread.clamp_min(1.0))
+
+
+def _clipped_sd(deviations: torch.Tensor, freedom: int) -> torch.Tensor:
+    """Standard deviation of each column, far deviations clipped: (r, K) to (K,)."""
     limit = CLIP * _MAD_TO_SD * deviations.abs().quantile(0.5, dim=0)
-    return deviations.clamp(-limit, limit).square().sum(dim=0).div(len(values) - 1).sqrt()
+    return deviations.clamp(-limit, limit).square().sum(dim=0).div(freedom).sqrt()

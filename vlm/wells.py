@@ -14,6 +14,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from data.errors import InputError
 from data.files import atomic_path
+from data.normalize import MEDIAN_TILE, SAME_PLATE_CONTROLS
 from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
 from vlm.backbone import map_widths
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
@@ -36,15 +37,16 @@ class WellBank:
     sites_of : list of int arrays
         Rows of `site_features` that belong to each well.
     control_median : (P, C, F) float32 array or None
-        Median over the control sites of each plate; None where the reference is not the plate's
-        own controls (the tower's fitted reference stands in).
+        Median over the control sites of each plate; where the data set's median is the store's
+        reference, P is 1 and it is over all sites. None for single fields (the tower's fitted
+        reference stands in).
     plate_of : (n_wells,) int array
         Row of `control_median` for each well.
     channel_mask : (n_wells, C) bool array
         False where a channel was not imaged.
     controls : WellBank or None
-        The negative controls of all plates, whatever wells were selected; None without
-        `control_median`.
+        The wells behind `control_median`, whatever wells were selected: the negative controls of
+        all plates, or all wells.
     """
 
     wells: pd.DataFrame
@@ -176,17 +178,30 @@ def open_wells(
     plate_of = wells["Metadata_Plate"].map({plate: i for i, plate in enumerate(plates)}).to_numpy()
     channel_mask = present[plate_of] & fill_blanks(site_features, sites_of, len(expected))
 
-    control_median = None
-    if manifest.reference == "same-plate controls":
+    bank = WellBank(wells, site_features, sites_of, None, plate_of, channel_mask)
+    if manifest.reference == SAME_PLATE_CONTROLS:
         control = (wells["Metadata_control_type"] == "negcon").to_numpy()
-        control_median = np.stack(
-            [
-                np.median(site_features[_sites(sites_of, control & (plate_of == i))], axis=0)
-                for i in range(len(plates))
-            ]
-        )
-    bank = WellBank(wells, site_features, sites_of, control_median, plate_of, channel_mask)
-    return bank if control_median is None else replace(bank, controls=bank.select(control))
+    elif manifest.reference == MEDIAN_TILE:
+        control, plates = np.ones(len(wells), bool), plates[:1]
+        bank = replace(bank, plate_of=np.zeros(len(wells), int))
+    else:
+        return bank
+    medians = [
+        median_site(site_features[_sites(sites_of, control & (bank.plate_of == row))])
+        for row in range(len(plates))
+    ]
+    bank = replace(bank, control_median=np.stack(medians))
+    return replace(bank, controls=bank.select(control))
+
+
+def median_site(site_features: np.ndarray) -> np.ndarray:
+    """Median over sites (N, C, F) of each channel, over those that `fill_blanks` has not left 0."""
+    median = np.zeros(site_features.shape[1:], site_features.dtype)
+    for channel, features in enumerate(np.swapaxes(site_features, 0, 1)):
+        imaged = features.any(axis=1)
+        if imaged.any():
+            median[channel] = np.median(features[imaged], axis=0)
+    return median
 
 
 def fill_blanks(site_features: np.ndarray, sites_of: list[np.ndarray], channels: int) -> np.ndarray:
