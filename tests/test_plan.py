@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from processes import FORK, run_script
 from tiny import tiny_model
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -160,12 +161,20 @@ def test_fewer_bits_and_checkpointing_take_less():
     assert len(set(weights)) == 4
 
 
-def test_a_plan_is_printed_without_data_or_weights(tmp_path):
+def test_a_plan_is_printed_without_data_or_weights_or_a_gpu(tmp_path):
     small_config().text_config.save_pretrained(tmp_path / "language")  # no weights there
-    words = "--data nowhere --out nowhere --language_model language --max_length 128 --plan true"
-    arguments = (*words.split(" "), "--use_cpu", "true", "--bf16", "false")
+    words = "--language_model language --backbone packaged:efficientnet-lite0 --plan true"
+    arguments = ("--config", ROOT / "configs" / "smolvlm_2b.yaml", *words.split(" "))
     code, printed = run_script("train_lora", *arguments, cwd=tmp_path)
     assert code == 0, printed[-3000:]
     for words in ("tokens a step", "fits: 16 GB yes", "per_device_train_batch_size", "4bit"):
         assert words in printed
     assert {path.name for path in tmp_path.iterdir()} == {"language", "printed.txt"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine's GPU takes bf16")
+def test_training_in_bf16_is_still_refused_without_a_gpu(tmp_path):
+    config = ROOT / "configs" / "smolvlm_2b.yaml"
+    code, printed = run_script("train_lora", "--config", config, cwd=tmp_path)
+    assert code == 2, printed[-3000:]
+    assert "use_cpu" in printed.splitlines()[-1]
