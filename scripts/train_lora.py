@@ -85,6 +85,9 @@ DEFAULT_CONFIG = ROOT / "configs" / "quickstart.yaml"
 class RunningConfig(SFTConfig):
     """TRL's settings of phase describe; seed, precision and tracking are both phases'."""
 
+    plan: bool = field(
+        default=False, metadata={"help": "only print parameters, memory and tokens a step"}
+    )
     report_to: None | str | list[str] = field(  # noqa: RUF036  # the order that TRL parses
         default=None,
         metadata={"help": "trackers of both phases; by default tensorboard where it is installed"},
@@ -93,6 +96,8 @@ class RunningConfig(SFTConfig):
     def __post_init__(self) -> None:
         if self.report_to is None:
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
+        if self.plan:
+            self.use_cpu = True  # without a GPU bf16 is refused, which only training has to be
         super().__post_init__()
 
 
@@ -154,9 +159,6 @@ class TrainConfig:
     resume: bool = field(
         default=True, metadata={"help": "go on where an interrupted run stopped; false begins anew"}
     )
-    plan: bool = field(
-        default=False, metadata={"help": "only print parameters, memory and tokens a step"}
-    )
 
     def __post_init__(self) -> None:
         if self.phase not in ("align", "describe", "both"):
@@ -177,7 +179,7 @@ def main() -> None:
             [sys.executable, ROOT / "scripts" / "run_quickstart.py", "--until", "captions"],
             check=True,
         )
-    if config.plan:
+    if sft.plan:
         print(plan(config, lora, align_config, sft))
         return
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # steps without prompts

@@ -1,14 +1,14 @@
 """The plan says before training what training then takes."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
+from measured import measured_peak
 from processes import FORK, run_script
 from tiny import tiny_model
-from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import LlamaConfig, Qwen3Config
 
 from contrastive.configuration import AlignConfig
@@ -21,7 +21,6 @@ from vlm.plan import Step, count_describe, largest_batches, plan_describe
 
 STEP = Step(batch=4, length=192, checkpointing=False, bf16=False)
 ANSWER = 40
-STEPS = "two steps"
 
 
 def small_config() -> CellPaintingVlmConfig:
@@ -43,56 +42,18 @@ def settings(**changed) -> LoraSettings:
     return LoraSettings(lora_dropout=0.0, **changed)
 
 
-def resident(name: str) -> float:
-    """MB of this process's memory: VmRSS now, VmHWM at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
-def measure(config: CellPaintingVlmConfig, step: Step, out: Path) -> None:
-    """Train two real steps; write the most bytes that torch's allocator had handed out.
-
-    This is what `torch.cuda.max_memory_allocated` says of a GPU. Resident memory, printed beside
-    it, also holds the libraries, their workspaces, and what the C allocator keeps: that depends
-    on the machine.
-    """
+def write_measured(config: CellPaintingVlmConfig, held: LoraSettings, step: Step, out: Path):
     torch.set_num_threads(1)
-    before = resident("VmRSS")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        model = CellPaintingVlmForConditionalGeneration(config)
-        if step.checkpointing:
-            model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-        model = add_adapter(model, "planned", lora_config(settings(), describe=True)).train()
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, foreach=False)
-        ids = torch.full((step.batch, step.length), 5)
-        ids[:, : config.image_seq_length] = config.image_token_index
-        labels = ids.clone()
-        labels[:, :-ANSWER] = -100
-        tokens = torch.zeros(step.batch, config.image_seq_length, config.vision_config.hidden_size)
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-        with record_function(STEPS):
-            for _ in range(2):
-                model(**batch, well_tokens=tokens, use_cache=False).loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-    print(f"resident: {resident('VmHWM') - before:.1f} MB more than before, building included")
-    profiler.export_chrome_trace(str(out / "trace.json"))
-    events = json.loads((out / "trace.json").read_text())["traceEvents"]
-    started = next(event["ts"] for event in events if event["name"] == STEPS)
-    handed_out = [
-        event["args"]["Total Allocated"]
-        for event in events
-        if event["name"] == "[memory]" and event["ts"] >= started
-    ]
-    (out / "bytes").write_text(str(max(handed_out)))
+    (out / "bytes").write_text(str(measured_peak(config, held, step, ANSWER, out)))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_planned_peak_is_the_measured_one(tmp_path, checkpointing):
-    config, step = small_config(), replace(STEP, checkpointing=checkpointing)
-    planned = plan_describe(config, settings(), step, ANSWER).peak
-    process = FORK.Process(target=measure, args=(config, step, tmp_path))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_planned_peak_is_the_measured_one(tmp_path, precision, checkpointing):
+    held, bf16 = settings(base_precision=precision), precision == "bfloat16"
+    config, step = small_config(), replace(STEP, checkpointing=checkpointing, bf16=bf16)
+    planned = plan_describe(config, held, step, ANSWER).peak
+    process = FORK.Process(target=write_measured, args=(config, held, step, tmp_path))
     process.start()
     process.join()
     measured = int((tmp_path / "bytes").read_text())
@@ -160,12 +121,39 @@ def test_fewer_bits_and_checkpointing_take_less():
     assert len(set(weights)) == 4
 
 
-def test_a_plan_is_printed_without_data_or_weights(tmp_path):
+def test_the_largest_batch_fits_and_few_more_do_not(monkeypatch):
+    """Where the optimizer takes more than the activations of a few dialogues."""
+    config, held = small_config(), settings(lora_rank=128)
+    step = replace(STEP, length=64, checkpointing=True, bf16=True)
+    peaks = {
+        batch: plan_describe(config, held, replace(step, batch=batch)).peak
+        for batch in (1, 2, 64, 65)
+    }
+    assert peaks[2] - peaks[1] < 0.5 * (peaks[65] - peaks[64])
+    monkeypatch.setattr("vlm.plan.DEVICES", (1.3,))
+    row = largest_batches(config, held, step)[1]  # float32, checkpointed
+    batch = row["1.3 GB"]
+    fits, more = (
+        plan_describe(config, held, replace(step, batch=n)).needed
+        for n in (batch, int(1.1 * batch) + 5)
+    )
+    assert fits <= 1.3 < more
+
+
+def test_a_plan_is_printed_without_data_or_weights_or_a_gpu(tmp_path):
     small_config().text_config.save_pretrained(tmp_path / "language")  # no weights there
-    words = "--data nowhere --out nowhere --language_model language --max_length 128 --plan true"
-    arguments = (*words.split(" "), "--use_cpu", "true", "--bf16", "false")
+    words = "--language_model language --backbone packaged:efficientnet-lite0 --plan true"
+    arguments = ("--config", ROOT / "configs" / "smolvlm_2b.yaml", *words.split(" "))
     code, printed = run_script("train_lora", *arguments, cwd=tmp_path)
     assert code == 0, printed[-3000:]
     for words in ("tokens a step", "fits: 16 GB yes", "per_device_train_batch_size", "4bit"):
         assert words in printed
     assert {path.name for path in tmp_path.iterdir()} == {"language", "printed.txt"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine's GPU takes bf16")
+def test_training_in_bf16_is_still_refused_without_a_gpu(tmp_path):
+    config = ROOT / "configs" / "smolvlm_2b.yaml"
+    code, printed = run_script("train_lora", "--config", config, cwd=tmp_path)
+    assert code == 2, printed[-3000:]
+    assert "use_cpu" in printed.splitlines()[-1]

@@ -47,6 +47,8 @@ DEVICES = (16, 24, 80, 141)  # GB
 WASTE, RUNTIME = 1.1, 1.0
 FEW_LAYERS = (2, 4)
 """Depths of a language model that say what every further layer adds."""
+MANY = 1000
+"""Dialogues whose activations are more than anything else."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,8 @@ def largest_batches(
 ) -> list[dict[str, Any]]:
     """Find the largest batch of phase describe that fits each of `DEVICES`, in six ways.
 
-    Memory grows by the same amount with every dialogue: two plans say all.
+    A line from one dialogue to many says it: few dialogues may hide in memory that the optimizer
+    takes anyway, the others add the same each, so that memory never lies above the line.
 
     Returns
     -------
@@ -288,12 +291,13 @@ def largest_batches(
         for checkpointing in (False, True):
             held = replace(settings, base_precision=precision, lora_init="zero")
             here = replace(step, checkpointing=checkpointing)
-            one, two = (
-                plan_describe(config, held, replace(here, batch=batch)).needed for batch in (1, 2)
+            one, many = (
+                plan_describe(config, held, replace(here, batch=batch)).needed
+                for batch in (1, MANY)
             )
+            each = (many - one) / (MANY - 1)
             fits = {
-                f"{size} GB": max(0, int((size - one) / (two - one)) + 1) if size >= one else 0
-                for size in DEVICES
+                f"{size} GB": int((size - one) / each) + 1 if size >= one else 0 for size in DEVICES
             }
             rows.append(
                 {"base_precision": precision, "gradient_checkpointing": checkpointing, **fits}
