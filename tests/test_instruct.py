@@ -1,7 +1,9 @@
 """Phase describe on a tiny model: what is learnt from, what is trained, what stays as it was."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,7 @@ from trl import SFTConfig
 
 from captions.questions import DESCRIBE
 from data.errors import InputError
-from vlm.adapters import ALIGN
+from vlm.adapters import ALIGN, adapter_state
 from vlm.adapters import DESCRIBE as DESCRIBE_ADAPTER
 from vlm.describe import describe
 from vlm.instruct import (
@@ -171,6 +173,25 @@ def test_it_learns_to_describe_and_leaves_the_embedding_alone(tmp_path):
     torch.testing.assert_close(given, torch.tensor(alone.probabilities), atol=1e-4, rtol=1e-3)
     assert alone.ends[-1] == len(alone.text)
     assert alone.text[: alone.ends[0]] == processor.tokenizer.decode(ids[0, -n])
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler"
+)
+def test_compiled_it_learns_the_same(tmp_path):
+    wells = tiny_bank().wells
+    dialogues = rows_of_wells(dialogues_of(wells), wells)
+    dialogues["answer"] = dialogues["answer"][0]  # of one length: compiled once
+    learnt = []
+    for compiled in (False, True):
+        model, processor = two_adapters()
+        args = settings(tmp_path, torch_compile=compiled, max_steps=2)
+        state = train_describe(model, processor, well_tokens(model, tiny_bank()), dialogues, args)
+        learnt.append(adapter_state(model, DESCRIBE_ADAPTER, state))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert learnt[0].keys() == learnt[1].keys()
+    for key, value in learnt[0].items():
+        assert torch.allclose(value, learnt[1][key], atol=1e-4), key
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):

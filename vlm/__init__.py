@@ -1,6 +1,7 @@
 """The model: a LLaVA with a channel-adaptive vision tower, registered with the Auto classes."""
 
 from transformers import (
+    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -10,12 +11,15 @@ from transformers import (
 
 from vlm.configuration import CellPaintingVisionConfig, CellPaintingVlmConfig
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
+from vlm.openphenom import OpenPhenomBackbone, OpenPhenomConfig
 from vlm.processing import CellPaintingImageProcessor, CellPaintingProcessor
 from vlm.vision_tower import CellPaintingVisionTower
 
 AutoConfig.register(CellPaintingVisionConfig.model_type, CellPaintingVisionConfig)
 AutoConfig.register(CellPaintingVlmConfig.model_type, CellPaintingVlmConfig)
+AutoConfig.register(OpenPhenomConfig.model_type, OpenPhenomConfig)
 AutoModel.register(CellPaintingVisionConfig, CellPaintingVisionTower)
+AutoBackbone.register(OpenPhenomConfig, OpenPhenomBackbone)
 AutoModelForImageTextToText.register(CellPaintingVlmConfig, CellPaintingVlmForConditionalGeneration)
 AutoProcessor.register(CellPaintingVlmConfig, CellPaintingProcessor)
 AutoImageProcessor.register(

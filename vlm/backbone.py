@@ -153,6 +153,8 @@ def inflate_stem(backbone: PreTrainedModel, num_channels: int) -> PreTrainedMode
         if isinstance(module, nn.Conv2d | nn.Conv3d)
     )
     weight = state[f"{stem}.weight"]  # (out, 3, height, width), of Qwen (out, 3, frames, ...)
+    if weight.shape[1] == 1:  # a grey plane is three equal colours
+        weight = weight.expand(-1, 3, *weight.shape[2:]) / 3
     adapted = adapt_input_conv(num_channels, weight.flatten(2, -2))
     state[f"{stem}.weight"] = adapted.reshape(len(weight), num_channels, *weight.shape[2:])
     inflated.load_state_dict(state)

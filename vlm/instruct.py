@@ -83,7 +83,8 @@ def train_describe(
         with atomic_path(Path(args.output_dir).parent / "describe_history.jsonl") as path:
             path.write_text("".join(records))
     model.eval()
-    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return {key.replace("_orig_mod.", ""): value for key, value in state.items()}  # torch.compile's
 
 
 class DescribeTrainer(SFTTrainer):

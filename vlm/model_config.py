@@ -10,6 +10,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from data.errors import InputError
 from vlm.backbone import channels_field, default_layers
 from vlm.configuration import CellPaintingVisionConfig, CellPaintingVlmConfig
+from vlm.openphenom import read_config
 from vlm.pretrained import (
     BASE_BACKBONE,
     PACKAGED_BACKBONE,
@@ -95,7 +96,7 @@ def _backbone_config(name: str, layers: list[int] | None) -> tuple[PreTrainedCon
         config = TimmBackboneConfig(backbone=architecture, features_only=True, out_indices=layers)
         return config, layers
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = read_config(name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"backbone {name!r}: {reason}") from error

@@ -37,6 +37,7 @@ from data.errors import InputError
 from vlm.backbone import channels_field, default_layers, inflate_stem, patch_multiple
 from vlm.configuration import CellPaintingVisionConfig, CellPaintingVlmConfig
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
+from vlm.openphenom import OpenPhenomConfig, load_openphenom, read_config
 from vlm.processing import (
     CHATML_TEMPLATE,
     PLAIN_TEMPLATE,
@@ -160,8 +161,11 @@ def load_backbone(
         backbone = TimmBackbone.from_pretrained(name, out_indices=layers)
     else:
         try:
-            config = AutoConfig.from_pretrained(name)
-            if isinstance(config, BackboneConfigMixin):
+            config = read_config(name)
+            if isinstance(config, OpenPhenomConfig):
+                layers = layers or default_layers(len(config.stage_names) - 1)
+                backbone = load_openphenom(name, layers)
+            elif isinstance(config, BackboneConfigMixin):
                 layers = layers or default_layers(len(config.stage_names) - 1)
                 # AutoBackbone's own from_pretrained asks the hub even for a folder.
                 backbone = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
@@ -284,7 +288,8 @@ def build_model(
         pixels = pixel_scale(language_model)
     else:
         vision_backbone, layers = load_backbone(backbone, in_channels, backbone_layers)
-        pixels = {} if backbone == PACKAGED_BACKBONE else pixel_scale(backbone)
+        normalises = isinstance(vision_backbone.config, OpenPhenomConfig)  # every plane itself
+        pixels = {} if backbone == PACKAGED_BACKBONE or normalises else pixel_scale(backbone)
     multiple = patch_multiple(vision_backbone.config)
     if image_size % multiple:
         raise InputError(
