@@ -9,19 +9,14 @@ from captions.facts import MAX_FACTS
 from captions.slots import OPPOSITE, Claim, Slot
 
 CORRUPTIONS = ("flip", "swap", "drop", "add")
-"""The other direction; a slot that did not change in place of one that did; one left out; one
-that did not change said too, slight and last, as a false claim mostly is."""
+"""With the same chance: the other direction; a slot that did not change in place of one that did;
+one left out; one that did not change said too, slight and last, as a false claim mostly is."""
 
 MAX_WRONG = 2
 """Facts of a description that are corrupted, at most."""
 
 
-def corrupt(
-    description: str,
-    slots: Sequence[Slot],
-    seed: int | Sequence[int],
-    kinds: Sequence[str] = CORRUPTIONS,
-) -> str:
+def corrupt(description: str, slots: Sequence[Slot], seed: int | Sequence[int]) -> str:
     """Make one or two facts of a description wrong.
 
     Parameters
@@ -32,8 +27,6 @@ def corrupt(
         What a false fact may be about; more than the description states by `MAX_WRONG`.
     seed : int or sequence of int
         Decides what becomes wrong, and how.
-    kinds : sequence of str
-        Of `CORRUPTIONS`, each with the same chance.
 
     Returns
     -------
@@ -58,7 +51,7 @@ def corrupt(
     # From the back, so that a dropped fact does not move those that are still to be corrupted.
     for place in sorted(rng.choice(len(true), count, replace=False).tolist(), reverse=True):
         claim, strength = facts[place].claim, facts[place].strength
-        kind = kinds[int(rng.integers(len(kinds)))]
+        kind = CORRUPTIONS[int(rng.integers(len(CORRUPTIONS)))]
         if kind == "add" and len(facts) + len(added) < MAX_FACTS:
             added.append(false_fact(STRENGTHS[0]))
         elif kind == "drop":

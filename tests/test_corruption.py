@@ -1,10 +1,9 @@
 """Corrupted descriptions: still readable, always wrong, decided by the seed."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captions.corruption import CORRUPTIONS, MAX_WRONG, corrupt
+from captions.corruption import MAX_WRONG, corrupt
 from captions.descriptions import NO_CHANGE, STRENGTHS, Said, describe_facts, read_claims
 from captions.facts import MAX_FACTS
 from captions.slots import FACT_SLOTS, OPPOSITE, Claim
@@ -13,10 +12,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def descriptions(draw, least: int = 0) -> str:
-    slots = draw(
-        st.lists(st.sampled_from(FACT_SLOTS), min_size=least, max_size=MAX_FACTS, unique=True)
-    )
+def descriptions(draw) -> str:
+    slots = draw(st.lists(st.sampled_from(FACT_SLOTS), max_size=MAX_FACTS, unique=True))
     facts = [
         Said(
             Claim(*slot, draw(st.sampled_from(sorted(OPPOSITE)))), draw(st.sampled_from(STRENGTHS))
@@ -38,22 +35,17 @@ def test_it_is_a_description_of_something_else(description, seed):
     assert corrupt(description, FACT_SLOTS, seed) == wrong
 
 
-@pytest.mark.parametrize("kind", CORRUPTIONS)
-@given(description=descriptions(least=2), seed=SEEDS)
-def test_each_kind_does_what_it_is_called(kind, description, seed):
+def test_facts_are_flipped_swapped_dropped_and_added():
+    description = "Mito: strongly dimmer, smoother. Nuclei: larger."
     true = {one.claim for one in read_claims(description)}
-    said = {one.claim for one in read_claims(corrupt(description, FACT_SLOTS, seed, [kind]))}
-    missing, false = true - said, said - true
-    if kind == "flip":
-        assert {claim.slot for claim in false} == {claim.slot for claim in missing}
-    elif kind == "drop":
-        assert missing and not false
-    elif kind == "swap":
-        assert len(false) == len(missing)
-    else:
-        assert len(false) > len(missing) or len(true) == MAX_FACTS  # then it is a swap
-    if kind != "flip":
-        assert not {claim.slot for claim in false} & {claim.slot for claim in true}
+    seen = set()
+    for seed in range(100):
+        said = {one.claim for one in read_claims(corrupt(description, FACT_SLOTS, seed))}
+        missing, false = true - said, said - true
+        if len(missing) < 2 and len(false) < 2:
+            same_slot = {claim.slot for claim in missing} == {claim.slot for claim in false}
+            seen.add((len(missing), len(false), same_slot))
+    assert seen == {(1, 1, True), (1, 1, False), (1, 0, False), (0, 1, False)}
 
 
 @given(SEEDS)
