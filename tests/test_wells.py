@@ -186,7 +186,7 @@ def test_a_plate_that_was_prepared_anew_is_computed_anew(tmp_path):
 def test_a_black_image_is_no_image(bank):
     model, processor = tiny_model()
     fit_reference(model, bank)
-    torch.nn.init.normal_(model.model.vision_tower.linear_maps)
+    torch.nn.init.normal_(model.model.vision_tower.readout_residual.bias)
     blank = blank_wells(bank)
     assert blank.wells is bank.wells
     seen, unseen = well_readouts(model, bank), well_readouts(model, blank)

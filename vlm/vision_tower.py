@@ -5,7 +5,7 @@
     features - controls' median, over the reference scale ──▶ z (B, S, C, F)
     z ── one linear map a stain, summed ──▶ change (B, D): the well's embedding is read from it
     z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer
-    z ── one linear map a stain, summed ──▶ readout (B, K): how far each fact slot shifted
+    z, latents ──▶ readout (B, K): how far each fact slot shifted; mostly linear in z
     tokens = [change; the strongest readouts, two tokens each; one token a channel]: (B, T, D)
 
 The backbone's features are the expensive part and never change while the backbone is frozen, so
@@ -78,6 +78,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         )
 
         self.linear_maps = nn.Parameter(torch.zeros(len(STAINS), feature_size, D + K))
+        self.readout_residual = nn.Linear(config.num_latents * D, K)
         # Fixed random codes: what a token says can be read out of it.
         self.readout_codes = nn.Parameter(torch.zeros(K, D), requires_grad=False)
         self.group_codes = nn.Parameter(
@@ -120,6 +121,8 @@ class CellPaintingVisionTower(PreTrainedModel):
             for parameter, values in zip(own, codes.split([len(c) for c in own]), strict=True):
                 if not _is_loaded(parameter):
                     parameter.copy_(values)
+            nn.init.zeros_(self.readout_residual.weight)
+            nn.init.zeros_(self.readout_residual.bias)
             groups = torch.tensor(self.config.readout_groups)
             self.readout_groups.copy_(groups)
             self.readout_needs.copy_(_needed_stains(self.config))
@@ -276,7 +279,8 @@ class CellPaintingVisionTower(PreTrainedModel):
         mixed = fused.reshape(B, S, C, -1).mean(dim=1)
         channels = self.channel_mlp(torch.cat([alone, mixed], dim=-1)) + stains
         # Shifts, not their asinh, are linear in z: strong ones lie beyond those of training.
-        readout = torch.asinh(SHIFT_UNIT * shift / 2) * imaged
+        shift = SHIFT_UNIT * (shift + self.readout_residual(latents.flatten(1)))
+        readout = torch.asinh(shift / 2) * imaged
         channels = self._mark_missing(self._unspoken(channels), channel_mask)
         told = [self._unspoken(change)[:, None], self.speak(readout), channels]
         tokens = torch.cat(told, dim=1)
