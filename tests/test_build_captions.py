@@ -41,7 +41,8 @@ def store(tmp_path: Path) -> Path:
         Metadata_Time=48,
         Metadata_split="train",
     )
-    profiles.to_parquet(tmp_path / "profiles_normalized.parquet")
+    for name in ("profiles", "profiles_normalized"):  # of one plate, in units of its controls
+        profiles.to_parquet(tmp_path / f"{name}.parquet")
     profiles.drop(columns=FEATURES).to_parquet(tmp_path / "wells.parquet")
     return tmp_path
 
@@ -135,7 +136,8 @@ def test_training_prompts_do_not_mention_what_is_held_out(run, store):
 
 
 @pytest.mark.parametrize(
-    "missing", ["manifest.json", "wells.parquet", "profiles_normalized.parquet"]
+    "missing",
+    ["manifest.json", "wells.parquet", "profiles.parquet", "profiles_normalized.parquet"],
 )
 def test_an_unprepared_folder_is_one_clear_line(run, store, missing):
     (store / missing).unlink()

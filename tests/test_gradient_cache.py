@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
-from test_align import effects_of, prompts_of, settings
+from test_align import shifts_of, prompts_of, settings
 from tiny import tiny_adapter, tiny_bank, tiny_model
 
 from contrastive.align_model import AlignModel
@@ -56,7 +56,7 @@ def test_gradients_are_those_of_the_whole_batch(dropout):
     generator = np.random.default_rng(0)
     told = batch.reagents[:6]
     tokens = read_prompts(prompts, told, processor.tokenizer, 0.0, generator)
-    truth = _truth(batches, batch, effects_of(bank), CPU)
+    truth = _truth(batches, batch, shifts_of(bank), CPU)
 
     def gradients(size: int | None, cached: bool) -> tuple[dict, dict[str, torch.Tensor]]:
         config = settings(align_chunk_wells=size)
