@@ -71,6 +71,7 @@ def test_the_tables_are_written(run, store):
         "prompts.parquet",
         "reagents.parquet",
         "report.json",
+        "shifts.parquet",
     ]
     report = json.loads((store / "captions" / "report.json").read_text())
     assert report["problems"] == {}

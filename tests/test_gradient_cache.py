@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
-from test_align import shifts_of, prompts_of, settings
+from test_align import prompts_of, settings, shifts_of
 from tiny import tiny_adapter, tiny_bank, tiny_model
 
 from contrastive.align_model import AlignModel
