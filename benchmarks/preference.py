@@ -37,10 +37,9 @@ from data.store import load_manifest
 from eval.claims import resample_reagents, score_claims, score_intervals
 from vlm.adapters import DESCRIBE, bare, load_model, merge_adapter, use_adapter
 from vlm.describe import describe
-from vlm.instruct import KEY, train_describe, well_readouts, well_tokens
+from vlm.instruct import KEY, hold_readouts, train_describe, well_readouts, well_tokens
 from vlm.lora import Vlm
 from vlm.processing import CellPaintingProcessor
-from vlm.readouts import hold_against_controls
 from vlm.wells import WellBank, open_wells
 
 # scripts/ is no package.
@@ -141,13 +140,7 @@ def say(model: Vlm, processor: CellPaintingProcessor, tokens: torch.Tensor) -> l
 
 def say_readouts(model: Vlm, bank: WellBank) -> list[str]:
     """Describe wells by rule from what the tower reads, as the lessons do."""
-    assert bank.controls is not None
-    held = hold_against_controls(
-        torch.from_numpy(well_readouts(model, bank)),
-        torch.from_numpy(bank.plate_of),
-        torch.from_numpy(well_readouts(model, bank.controls)),
-        torch.from_numpy(bank.controls.plate_of),
-    )
+    held = hold_readouts(model, bank, torch.from_numpy(well_readouts(model, bank)))
     effects = 2 * np.sinh(held.numpy())
     return [describe_facts(read_facts(own, TOLD_EFFECT)[:MAX_FACTS]) for own in effects]
 

@@ -1,6 +1,6 @@
 """Reading lessons: drawn readouts of the tower with what they say, as many as training wants.
 
-Phase align teaches the tower to read out how much every fact slot changed, as it was measured.
+Phase align teaches the tower to read out how far every fact slot shifted, as it was measured.
 Phase describe then has to put readouts into words. Training wells are few and their facts noisy: a
 language model that learns from them alone learns them by heart. A lesson has neither limit: its
 readout is put together from those of several training wells, subject by subject, made louder or
@@ -49,7 +49,7 @@ def draw_lessons(
     Parameters
     ----------
     readouts : (n_wells, K) float array
-        asinh(e / 2) of every fact slot, as the tower reads it.
+        asinh(shift / 2) of every fact slot, as the tower reads it.
     imaged : sequence of n_wells sequences of str
         The stains that each well was imaged in.
     count : int

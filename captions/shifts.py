@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from captions.facts import EFFECT_COLUMNS, MIN_CONTROLS, measure_effects
+from captions.facts import EFFECT_COLUMNS, MIN_CONTROLS, Comparison, measure_effects
 from captions.scores import MAD_TO_SD, align_features, clipped_sd, slot_scores
 
 
-def measure_shifts(profiles: pd.DataFrame, normalized: pd.DataFrame) -> pd.DataFrame:
+def measure_shifts(
+    profiles: pd.DataFrame, normalized: pd.DataFrame, compared: Comparison | None = None
+) -> pd.DataFrame:
     """Measure the shift of every slot in every well.
 
     1. Of each feature x: (x - m) / s, m the median of its plate's controls and s 1.4826 x the
@@ -31,6 +33,8 @@ def measure_shifts(profiles: pd.DataFrame, normalized: pd.DataFrame) -> pd.DataF
     normalized : DataFrame
         The same wells as `captions.facts.measure_facts` takes them. Where some plate has fewer than
         8 controls shifts are effects.
+    compared : Comparison, optional
+        What `captions.facts.compare_with_controls` says of `normalized`, where it is at hand.
 
     Returns
     -------
@@ -41,7 +45,7 @@ def measure_shifts(profiles: pd.DataFrame, normalized: pd.DataFrame) -> pd.DataF
     plate = profiles["Metadata_Plate"].to_numpy()
     control = (profiles["Metadata_control_type"] == "negcon").to_numpy()
     if min(control[plate == name].sum() for name in set(plate)) < MIN_CONTROLS:
-        return measure_effects(normalized)
+        return measure_effects(normalized, compared)
     features = [name for name in map(str, normalized) if not name.startswith("Metadata_")]
     values = profiles[features].to_numpy(np.float64)
     centred = _centre(values, plate, control)

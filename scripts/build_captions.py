@@ -89,7 +89,7 @@ def main() -> None:
     profiles = load_profiles(options.data, normalized=True)
     compared = compare_with_controls(profiles)
     facts, effects = measure_facts(profiles, compared), measure_effects(profiles, compared)
-    shifts = measure_shifts(load_profiles(options.data, normalized=False), profiles)
+    shifts = measure_shifts(load_profiles(options.data, normalized=False), profiles, compared)
     knowledge = gather_knowledge(options, wells)
     reagents, unknown = describe_reagents(wells, knowledge, options.clean_smiles)
     genes = knowledge.look_up_genes(listed_targets(wells))

@@ -24,7 +24,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     hidden_size : int
         Width of the tokens.
     readout_groups : sequence of K int
-        What the tower reads out of a well: one number an entry (how much a fact slot changed).
+        What the tower reads out of a well: one number an entry (how far a fact slot shifted).
         Entries of one group speak about one subject.
     readout_stains : sequence of K sequences of str, optional
         The stains that each readout needs: without one of them it is silent. By default none.

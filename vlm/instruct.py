@@ -249,7 +249,7 @@ def hold_readouts(model: Vlm, bank: WellBank, readouts: torch.Tensor) -> torch.T
 
 @torch.no_grad()
 def well_readouts(model: Vlm, bank: WellBank) -> np.ndarray:
-    """What the tower reads out of every well in a bank: (n_wells, K) float32, asinh(e / 2)."""
+    """What the tower reads out of every well in a bank: (n_wells, K) float32, asinh(shift / 2)."""
     return torch.cat([said.readout.cpu() for said in _tower_outputs(model, bank)]).numpy()
 
 

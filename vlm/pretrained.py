@@ -162,18 +162,17 @@ def load_backbone(
     else:
         try:
             config = read_config(name)
+            if not isinstance(config, BackboneConfigMixin):
+                whole = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+                return base_backbone(whole, num_channels, layers)
+            layers = layers or default_layers(len(config.stage_names) - 1)
             if isinstance(config, OpenPhenomConfig):
-                layers = layers or default_layers(len(config.stage_names) - 1)
                 backbone = load_openphenom(name, layers)
-            elif isinstance(config, BackboneConfigMixin):
-                layers = layers or default_layers(len(config.stage_names) - 1)
+            else:
                 # AutoBackbone's own from_pretrained asks the hub even for a folder.
                 backbone = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
                     name, out_indices=layers, dtype=torch.float32, use_safetensors=True
                 )
-            else:
-                whole = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-                return base_backbone(whole, num_channels, layers)
         except (OSError, ValueError) as error:
             raise InputError(f"backbone {name!r}: {_first_line(error)}") from error
     return inflate_stem(backbone, num_channels), layers or default_layers(5)
