@@ -96,7 +96,9 @@ def site_scores(tower, bank: WellBank) -> torch.Tensor:
     """Robust z of every site against its plate's controls, (wells, S, C, F)."""
     return torch.cat(
         [
-            tower.standardize(batch["channel_features"], batch.get("control_features"))
+            tower.standardize(
+                batch["channel_features"], batch.get("control_features"), batch["channel_mask"]
+            )
             for batch in bank.batches()
         ]
     )

@@ -74,8 +74,8 @@ class AlignModel(nn.Module):
         if prompts is None:
             return encoded
         if "cwcl" in self.losses:
-            features = inputs["channel_features"], inputs.get("control_features")
-            looks = tower.standardize(*features).mean(dim=1).detach()
+            names = ("channel_features", "control_features", "channel_mask")
+            looks = tower.standardize(*map(inputs.get, names)).mean(dim=1).detach()
             encoded["looks"] = F.normalize(looks.float(), dim=-1)
         if len(prompts["input_ids"]) == 0:
             return encoded

@@ -98,7 +98,8 @@ def test_a_model_folder_needs_no_remote_code(published, stem, tmp_path):
     with torch.inference_mode():
         found = model.model.vision_tower.eval().encode_channels(fields)
         assert torch.equal(again.model.vision_tower.encode_channels(fields), found)
-    assert found.shape == (1, 1, 1 if stem == "inflated" else 3, 2 * 3 * DIM)
+    features = 2 * 3 * DIM + model.model.vision_tower.partners
+    assert found.shape == (1, 1, 1 if stem == "inflated" else 3, features)
     assert found.abs().max() > 0.1
     planned = model_config(**parts, stem=stem).vision_config.backbone_config
     built = model.config.vision_config.backbone_config

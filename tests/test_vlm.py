@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from data.channels import stain_index
 from data.errors import InputError
 from vlm.adapters import load_model
 from vlm.pretrained import packaged_file
@@ -82,10 +83,11 @@ def test_controls_are_the_zero_of_the_scale():
     tower = model.model.vision_tower
     features = torch.randn(40, 5, FEATURES) * 3 + 7
     tower.fit_reference(features, torch.arange(40) // 20)
-    z = tower.standardize(features[None, :20], features[None, :20])
+    imaged = torch.ones(1, 5, dtype=torch.bool)
+    z = tower.standardize(features[None, :20], features[None, :20], imaged)
     assert z.median(dim=1).values.abs().max() < 0.2
     assert 0.5 < z.std() < 2
-    far = tower.standardize(features[None] + 1e6, None)
+    far = tower.standardize(features[None] + 1e6, None, imaged)
     assert far.max() == 10
 
 
@@ -100,6 +102,18 @@ def test_stains_are_told_apart_by_name():
     mask = torch.tensor([[True, False, False, False, False]])
     dna_only = five.embed_wells(channel_features=five_features, channel_mask=mask)
     assert as_trained.shape == dna_only.shape
+
+
+def test_how_a_stain_goes_with_a_missing_one_is_not_looked_at(tiny):
+    tower = tiny[0].model.vision_tower
+    features = torch.randn(1, 2, 5, FEATURES)
+    mask = torch.tensor([[True, True, False, True, True]])
+    other = features.clone()
+    other[..., FEATURES - tower.partners + stain_index("RNA")] += 3.0
+    told = [tower(channel_features=one, channel_mask=mask) for one in (features, other)]
+    assert torch.equal(told[0].last_hidden_state, told[1].last_hidden_state)
+    whole = [tower(channel_features=one).pooler_output for one in (features, other)]
+    assert not torch.allclose(*whole, atol=1e-4)
 
 
 def test_wrong_number_of_channels_is_named(tiny):

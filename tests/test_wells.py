@@ -24,6 +24,7 @@ from vlm.wells import (
     encode_sites,
     fill_blanks,
     fit_reference,
+    leave_out_blanks,
     open_wells,
     wrong_controls,
 )
@@ -102,17 +103,6 @@ def test_a_well_with_fewer_sites_repeats_its_own(bank):
     features = bank.batch([0, 1])["channel_features"].numpy()
     np.testing.assert_array_equal(features[0], bank.site_features[[4, 4, 4]])
     np.testing.assert_array_equal(features[1], bank.site_features[[6, 7, 8]])
-
-
-def test_sites_are_drawn_anew_for_training(bank):
-    drawn = [bank.batch([2], np.random.default_rng(i))["channel_features"] for i in range(8)]
-    again = bank.batch([2], np.random.default_rng(0))["channel_features"]
-    assert torch.equal(drawn[0], again)
-    assert any(not torch.equal(drawn[0], other) for other in drawn)
-    own = bank.site_features[bank.sites_of[2]]
-    for batch in drawn:
-        for site in batch[0].numpy():
-            assert (site == own).all(axis=(1, 2)).any()
 
 
 def test_batches_go_through_all_wells_in_order(bank):
@@ -210,6 +200,27 @@ def test_one_black_site_is_left_out_and_a_black_channel_is_not_imaged():
     np.testing.assert_array_equal(filled[2:, 1], 0)
     rest = ~np.isnan(features)
     np.testing.assert_array_equal(filled[rest], features[rest])
+
+
+def test_how_others_go_with_a_blank_plane_is_left_out_too(model_and_processor):
+    tower = model_and_processor[0].model.vision_tower
+    pairs = tower.partners
+    seen = torch.ones(1, 2, 5, dtype=torch.bool)
+    seen[0, 1, 3] = False  # AGP, in the second site
+    features = leave_out_blanks(tower, torch.rand(1, 2, 5, tiny_feature_size()), seen)[0]
+    unknown = torch.isnan(features)
+    assert not unknown[0].any()
+    assert unknown[1, 3].all()
+    others = unknown[1][[0, 1, 2, 4]]
+    assert others[:, -pairs + 3].all()
+    assert others.sum() == 4
+
+
+@pytest.mark.parametrize("generator", [None, np.random.default_rng(0)])
+def test_every_site_is_seen_in_training_too(bank, generator):
+    """What is learnt was measured on all sites of a well: a part of them would be told wrong."""
+    features = bank.batch([3], generator)["channel_features"][0].numpy()
+    np.testing.assert_array_equal(features, bank.site_features[bank.sites_of[3]])
 
 
 @pytest.mark.parametrize("value", [0, 65535])

@@ -20,7 +20,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from vlm.backbone import feature_maps
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.planes import has_structure
 from vlm.vision_tower import CellPaintingVisionTower
@@ -66,11 +65,10 @@ def explain(
     """
     tower = model.model.vision_tower.eval()
     features = well["channel_features"]
-    z = tower.standardize(features, well.get("control_features"))[0]  # (S, C, F)
-    imaged, seen = well["channel_mask"][0], has_structure(pixel_values)  # (C,), (S, C)
+    z = tower.standardize(features, well.get("control_features"), well["channel_mask"])[0]
+    seen = has_structure(pixel_values)  # (S, C)
     if tower.config.stem == "inflated":  # one stream of all channels
-        imaged, seen = imaged.any(dim=0, keepdim=True), seen.any(dim=1, keepdim=True)
-    z = z * imaged[:, None]
+        seen = seen.any(dim=1, keepdim=True)
     length = _direction(model, well).norm()
     D = tower.config.hidden_size
     maps = tower.linear_maps[tower.stain_ids][..., :D]  # (C, F, D)
@@ -90,25 +88,21 @@ def _heat(
     tower: CellPaintingVisionTower, pixels: torch.Tensor, gain: torch.Tensor, center: torch.Tensor
 ) -> torch.Tensor:
     """Spread a site's shares over its pixels, (C, H, W) from pixels (C, H, W), gain (C, F)."""
-    C, together = len(gain), len(pixels) // len(gain)
-    maps = feature_maps(
-        tower.backbone, pixels.unflatten(0, (C, together)), tower.config.backbone_layers
-    )
-    widths = [feature_map.shape[1] for feature_map in maps]
+    C = len(gain)
     heat = torch.zeros(C, *pixels.shape[1:])
-    parts = zip(gain.split(widths * 2, dim=1), center.split(widths * 2, dim=1), strict=True)
-    for compartment in tower.compartments(pixels[None]):  # (1, 1, H, W)
-        weight = compartment[0].expand(C, -1, -1)
-        for feature_map in maps:  # (C, c, h, w)
-            own_gain, own_center = next(parts)
-            pushed = torch.einsum("cf,cfhw->chw", own_gain, feature_map)
-            pushed = pushed - (own_gain * own_center).sum(dim=1)[:, None, None]
-            # A position of the map weighs what its pixels weigh, averaged: go back the same way.
-            h, w = feature_map.shape[-2:]
-            pool = partial(F.adaptive_avg_pool2d, output_size=(h, w))
-            pooled, back = torch.func.vjp(pool, weight)[:2]
-            total = pooled.sum(dim=(1, 2), keepdim=True).clamp_min(1e-6)
-            heat += weight * back(pushed)[0] / total
+    start = 0
+    for weights, values in tower.weighted_maps(pixels[None]):
+        weight = weights[0].expand(C, -1, -1)  # (C, H, W)
+        feature_map = values[0]  # (C, f, h, w)
+        own = slice(start, start := start + feature_map.shape[1])
+        pushed = torch.einsum("cf,cfhw->chw", gain[:, own], feature_map)
+        pushed = pushed - (gain[:, own] * center[:, own]).sum(dim=1)[:, None, None]
+        # A position of the map weighs what its pixels weigh, averaged: go back the same way.
+        h, w = feature_map.shape[-2:]
+        pool = partial(F.adaptive_avg_pool2d, output_size=(h, w))
+        pooled, back = torch.func.vjp(pool, weight)[:2]
+        total = pooled.sum(dim=(1, 2), keepdim=True).clamp_min(1e-6)
+        heat += weight * back(pushed)[0] / total
     return heat
 
 

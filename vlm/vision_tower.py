@@ -1,7 +1,7 @@
 """The channel-adaptive vision tower: any number of sites, five stains, a fixed few tokens a well.
 
     pixels (B, S, C, H, W) ── one shared single-channel backbone, averaged over nuclei and over
-                              cytoplasm ──▶ features (B, S, C, F)
+                              cytoplasm; correlations between stains ──▶ features (B, S, C, F)
     features - controls' median, over the reference scale ──▶ z (B, S, C, F)
     z ── one linear map a stain, summed ──▶ change (B, D): the well's embedding is read from it
     z + stain embedding ──▶ [latents; sites x channels] ── cross-channel transformer
@@ -12,6 +12,7 @@ The backbone's features are the expensive part and never change while the backbo
 every method after `encode_channels` also takes features that were computed before.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from data.channels import STAINS, stain_index
 from vlm.backbone import feature_maps, map_widths, new_backbone
 from vlm.configuration import CellPaintingVisionConfig
-from vlm.planes import foreground, has_structure
+from vlm.planes import foreground, has_structure, pair_products
 
 MAX_DEVIATION = 10.0  # a z beyond this says "far off"; how far is noise
 SHIFT_UNIT = 4.0
@@ -59,8 +60,8 @@ class CellPaintingVisionTower(PreTrainedModel):
     def __init__(self, config: CellPaintingVisionConfig):
         super().__init__(config)
         self.backbone = new_backbone(config.backbone_config)
-        # Each feature map, over two compartments.
-        feature_size = 2 * sum(map_widths(self.backbone, config.backbone_layers))
+        # Each feature map, over two compartments; a correlation with each stain.
+        feature_size = 2 * sum(map_widths(self.backbone, config.backbone_layers)) + self.partners
         D, K = config.hidden_size, len(config.readout_groups)
 
         # What control wells look like, per stain: set by `fit_reference`, used where a plate has
@@ -111,6 +112,14 @@ class CellPaintingVisionTower(PreTrainedModel):
         )
         self.post_init()
 
+    @property
+    def partners(self) -> int:
+        """How many of a channel's features, the last, are correlations: one with each stain.
+
+        None with an inflated stem, which sees the channels together.
+        """
+        return 0 if self.config.stem == "inflated" else len(STAINS)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -145,24 +154,49 @@ class CellPaintingVisionTower(PreTrainedModel):
         Returns
         -------
         (B, S, C, F) float; (B, S, 1, F) with an inflated stem
-            Each of the backbone's feature maps averaged over nuclei, then over cytoplasm. An
-            average over the whole field mostly counts cells; this looks at them. Shallow maps
-            are kept: they say how bright and how grainy a stain is.
+            Averages of what `weighted_maps` gives.
         """
-        B, S, C, H, W = pixel_values.shape
-        together = C if self.config.stem == "inflated" else 1  # channels the backbone sees at once
-        planes = pixel_values.reshape(B * S * C // together, together, H, W)
-        maps = feature_maps(self.backbone, planes, self.config.backbone_layers)
-        nuclei, cytoplasm = self.compartments(pixel_values.flatten(0, 1))  # (B*S, 1, H, W) each
         pooled = []
+        for weight, values in self.weighted_maps(pixel_values.flatten(0, 1)):
+            h, w = values.shape[-2:]
+            share = F.adaptive_avg_pool2d(weight, (h, w))  # (B*S, 1, h, w)
+            share = share / share.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-6)
+            pooled.append(torch.einsum("ncfhw,nkhw->ncf", values, share))
+        return torch.cat(pooled, dim=2).unflatten(0, pixel_values.shape[:2])
+
+    def weighted_maps(
+        self, pixel_values: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Give what a channel's features are averages of, in their order, with its weights.
+
+        Each of the backbone's feature maps over nuclei, then over cytoplasm: an average over the
+        whole field mostly counts cells, this looks at them. Shallow maps are kept: they say how
+        bright and how grainy a stain is. Then, over cells, what says how a stain goes together
+        with each other: a backbone that sees one channel cannot.
+
+        Parameters
+        ----------
+        pixel_values : (N, C, H, W) float
+
+        Yields
+        ------
+        weight : (N, 1, H, W) float
+        values : (N, C, f, h, w) float
+            C is 1 with an inflated stem.
+        """
+        N, C, H, W = pixel_values.shape
+        together = C if self.config.stem == "inflated" else 1  # channels the backbone sees at once
+        planes = pixel_values.reshape(N * C // together, together, H, W)
+        maps = feature_maps(self.backbone, planes, self.config.backbone_layers)
+        nuclei, cytoplasm = self.compartments(pixel_values)  # (N, 1, H, W) each
         for weight in (nuclei, cytoplasm):
-            for feature_map in maps:  # (B*S*C, c, h, w)
-                values = feature_map.unflatten(0, (B * S, -1)).flatten(3)  # (B*S, C, c, h*w)
-                h, w = feature_map.shape[-2:]
-                share = F.adaptive_avg_pool2d(weight, (h, w)).flatten(2)
-                share = share / share.sum(dim=2, keepdim=True).clamp_min(1e-6)  # (B*S, 1, h*w)
-                pooled.append(torch.einsum("ncfp,nkp->ncf", values, share))
-        return torch.cat(pooled, dim=2).unflatten(0, (B, S))
+            for feature_map in maps:  # (N*C, f, h, w)
+                yield weight, feature_map.unflatten(0, (N, -1))
+        if self.partners:
+            cells = (nuclei + cytoplasm).clamp_max(1.0)
+            products = pixel_values.new_zeros(N, C, self.partners, H, W)
+            products[:, :, self.stain_ids] = pair_products(pixel_values, cells)
+            yield cells, products
 
     def compartments(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tell, softly, where nuclei and cytoplasm are.
@@ -204,9 +238,12 @@ class CellPaintingVisionTower(PreTrainedModel):
             rows = plate == p
             residual[rows] = features[rows] - features[rows].median(dim=0).values
         scale = 1.4826 * residual.abs().median(dim=0).values
-        floor = 0.1 * scale.mean(dim=1, keepdim=True)  # dead features must not explode
+        kinds = scale.split([scale.shape[1] - self.partners, self.partners], dim=1)
+        for own in kinds:  # dead features must not explode; views, changed in place
+            if own.shape[1]:
+                own.clamp_(min=0.1 * own.mean(dim=1, keepdim=True))
         self.reference_center[self.stain_ids] = center
-        self.reference_scale[self.stain_ids] = torch.maximum(scale, floor).clamp_min(1e-6)
+        self.reference_scale[self.stain_ids] = scale.clamp_min(1e-6)
 
     def forward(
         self,
@@ -253,11 +290,9 @@ class CellPaintingVisionTower(PreTrainedModel):
         if channel_mask is None:
             channel_mask = channel_features.new_ones(B, len(self.config.channels), dtype=torch.bool)
         imaged = self.imaged_readouts(channel_mask)  # (B, K)
+        z = self.standardize(channel_features, control_features, channel_mask)  # (B, S, C, F)
         if self.config.stem == "inflated":  # one stream of all channels
             channel_mask = channel_mask.any(dim=1, keepdim=True)
-
-        z = self.standardize(channel_features, control_features)  # (B, S, C, F)
-        z = z * channel_mask[:, None, :, None]  # not imaged: as in the controls
         # Linear, without a constant: a well that looks like its controls has no change, opposite
         # effects point in opposite ways, and few training wells suffice.
         maps = self.linear_maps[self.stain_ids]  # (C, F, D + K)
@@ -291,10 +326,15 @@ class CellPaintingVisionTower(PreTrainedModel):
 
         None has, where nothing was imaged.
         """
-        imaged = channel_mask.new_zeros(len(channel_mask), len(STAINS))
-        imaged[:, [stain_index(name) for name in self.config.channels]] = channel_mask
+        imaged = self._imaged_stains(channel_mask)
         lacking = (self.readout_needs & ~imaged[:, None]).any(dim=2)  # (B, K)
         return ~lacking & channel_mask.any(dim=1, keepdim=True)
+
+    def _imaged_stains(self, channel_mask: torch.Tensor) -> torch.Tensor:
+        """Say which stains were imaged: (B, C) bool to (B, stains) bool."""
+        imaged = channel_mask.new_zeros(len(channel_mask), len(STAINS))
+        imaged[:, [stain_index(name) for name in self.config.channels]] = channel_mask
+        return imaged
 
     def speak(self, readout: torch.Tensor) -> torch.Tensor:
         """Write a readout as statements: its strongest entries, strongest first.
@@ -344,7 +384,10 @@ class CellPaintingVisionTower(PreTrainedModel):
         return torch.where(channel_mask[..., None], channels, missing)
 
     def standardize(
-        self, channel_features: torch.Tensor, control_features: torch.Tensor | None
+        self,
+        channel_features: torch.Tensor,
+        control_features: torch.Tensor | None,
+        channel_mask: torch.Tensor,
     ) -> torch.Tensor:
         """Robust z of features against the plate's controls, bounded to +-MAX_DEVIATION.
 
@@ -353,6 +396,8 @@ class CellPaintingVisionTower(PreTrainedModel):
         channel_features : (B, S, C, F) float
         control_features : (B, R, C, F) float or None
             None takes the reference that the tower was fitted with.
+        channel_mask : (B, channels) bool
+            What was not imaged is as in the controls: a channel, and others' correlations with it.
 
         Returns
         -------
@@ -363,7 +408,13 @@ class CellPaintingVisionTower(PreTrainedModel):
         else:
             center = control_features.median(dim=1, keepdim=True).values  # (B, 1, C, F)
         z = (channel_features - center) / self.reference_scale[self.stain_ids]
-        return z.clamp(-MAX_DEVIATION, MAX_DEVIATION)
+        z = z.clamp(-MAX_DEVIATION, MAX_DEVIATION)
+        if not self.partners:
+            return z * channel_mask.any(dim=1)[:, None, None, None]
+        alone = channel_mask.new_ones(len(z), 1, z.shape[-1] - self.partners)
+        others = self._imaged_stains(channel_mask)[:, None]  # (B, 1, stains)
+        seen = channel_mask[..., None] & torch.cat([alone, others], dim=2)  # (B, C, F)
+        return z * seen[:, None]
 
 
 def _needed_stains(config: CellPaintingVisionConfig) -> torch.Tensor:

@@ -20,6 +20,7 @@ from vlm.backbone import map_widths
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.planes import has_structure
 from vlm.processing import CellPaintingProcessor
+from vlm.vision_tower import CellPaintingVisionTower
 
 SITES_PER_STEP = 8  # sites that go through the backbone together
 
@@ -70,8 +71,8 @@ class WellBank:
         rows : sequence of int
             Wells, as rows of `wells`.
         generator : Generator, optional
-            Draws each well's sites with replacement (a training augmentation); by default every
-            site is taken, in order, wells with fewer sites repeating theirs.
+            Not used: every site is taken, in order, wells with fewer sites repeating theirs. A
+            `PixelBank` draws some with it.
 
         Returns
         -------
@@ -83,9 +84,7 @@ class WellBank:
         sites = []
         for row in rows:
             own = self.sites_of[row]
-            sites.append(
-                np.resize(own, count) if generator is None else generator.choice(own, count)
-            )
+            sites.append(np.resize(own, count))
         inputs = {
             "channel_features": torch.from_numpy(self.site_features[np.stack(sites)]),
             "channel_mask": torch.from_numpy(self.channel_mask[rows]),
@@ -299,11 +298,8 @@ def encode_sites(
             pixels = read_pixels(sites, range(start, min(start + SITES_PER_STEP, len(sites))))
             values = processor.image_processor.preprocess(pixels[:, None])["pixel_values"]
             features = tower.encode_channels(values.to(device))  # (B, 1, C, F)
-            seen = has_structure(values)  # (B, 1, channels)
-            if features.shape[2] != seen.shape[2]:  # an inflated stem sees all at once
-                seen = seen.any(dim=2, keepdim=True)
-            blank = ~seen[..., None].to(device)
-            return features.masked_fill(blank, torch.nan)[:, 0].float().cpu().numpy()
+            features = leave_out_blanks(tower, features, has_structure(values).to(device))
+            return features[:, 0].float().cpu().numpy()
 
     starts = range(0, len(sites), SITES_PER_STEP)
     threads = torch.get_num_threads()
@@ -318,6 +314,27 @@ def encode_sites(
         torch.set_num_threads(threads)
 
 
+def leave_out_blanks(
+    tower: CellPaintingVisionTower, features: torch.Tensor, seen: torch.Tensor
+) -> torch.Tensor:
+    """Set to NaN what planes without an image say, and what others say of how they go with them.
+
+    Parameters
+    ----------
+    tower : CellPaintingVisionTower
+    features : (B, S, C, F) float
+        Of `tower.encode_channels`.
+    seen : (B, S, channels) bool
+    """
+    if tower.partners:
+        own = torch.arange(features.shape[-1] - tower.partners, features.shape[-1])
+        pairs = own.to(features.device)[tower.stain_ids]  # (C,) columns
+        features[..., pairs] = features[..., pairs].masked_fill(~seen[:, :, None], torch.nan)
+    else:  # an inflated stem sees all at once
+        seen = seen.any(dim=2, keepdim=True)
+    return features.masked_fill(~seen[..., None], torch.nan)
+
+
 def _features_key(
     model: CellPaintingVlmForConditionalGeneration, processor: CellPaintingProcessor
 ) -> str:
@@ -325,7 +342,7 @@ def _features_key(
     config, backbone = model.config.vision_config, model.model.vision_tower.backbone
     # Which maps are taken, weights do not say.
     taken = (config.stem, config.backbone_layers, map_widths(backbone, config.backbone_layers))
-    digest.update(b"blank planes are NaN")
+    digest.update(b"blank planes are NaN; correlations between stains")
     digest.update(repr(taken).encode())
     for name, tensor in backbone.state_dict().items():
         digest.update(name.encode())
