@@ -288,8 +288,10 @@ class MeanBank(WellBank):
     def batch(self, rows, generator=None):
         """As `WellBank.batch`, with one site a well."""
         inputs = super().batch(rows, generator)
-        sites = inputs["channel_features"]
-        return inputs | {"channel_features": sites.mean(dim=1, keepdim=True)}
+        sites = inputs.pop("channel_features")  # (B, S, C, F)
+        even = torch.full(sites.shape[:2], 1 / sites.shape[1])
+        weights = inputs.pop("site_weights", even)
+        return inputs | {"channel_features": torch.einsum("bs,bscf->bcf", weights, sites)[:, None]}
 
 
 class KnownTexts(torch.nn.Module):

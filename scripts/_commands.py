@@ -1,5 +1,6 @@
 """Other scripts as commands, as a user would type them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,12 @@ def training(*words: str) -> list[str]:
 
 
 def run(command: list[str]) -> None:
-    """Run a command; end with its exit code when it fails."""
-    finished = subprocess.run(command)
+    """Run a command; end with its exit code when it fails.
+
+    Its threads sleep where they wait for each other, unless the user says otherwise: GNU's OpenMP
+    lets them spin, which on two cores and beside one other busy program made training ten times
+    slower, and on idle cores gains nothing.
+    """
+    finished = subprocess.run(command, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ})
     if finished.returncode:
         sys.exit(finished.returncode)

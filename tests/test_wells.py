@@ -216,11 +216,26 @@ def test_how_others_go_with_a_blank_plane_is_left_out_too(model_and_processor):
     assert others.sum() == 4
 
 
-@pytest.mark.parametrize("generator", [None, np.random.default_rng(0)])
-def test_every_site_is_seen_in_training_too(bank, generator):
-    """What is learnt was measured on all sites of a well: a part of them would be told wrong."""
-    features = bank.batch([3], generator)["channel_features"][0].numpy()
-    np.testing.assert_array_equal(features, bank.site_features[bank.sites_of[3]])
+def test_sites_are_drawn_for_the_change_and_all_of_them_are_read(bank, model_and_processor):
+    """What is read was measured on all sites: from a part of them it would be learnt wrong."""
+    tower = model_and_processor[0].model.vision_tower.eval()
+    plain = tower(**bank.batch([3]))
+    changes = []
+    for seed in range(8):
+        batch = bank.batch([3], np.random.default_rng(seed))
+        again = bank.batch([3], np.random.default_rng(seed))
+        assert torch.equal(batch["site_weights"], again["site_weights"])
+        assert batch["site_weights"].sum().item() == pytest.approx(1)
+        found = tower(**batch)
+        assert torch.equal(found.readout, plain.readout)
+        changes.append(found.pooler_output)
+        if batch["site_weights"][0, 0] == 1:  # the first of two, twice
+            features = batch.pop("channel_features")[:, :1]
+            del batch["site_weights"]
+            alone = tower(**batch, channel_features=features).pooler_output
+            torch.testing.assert_close(found.pooler_output, alone)
+    assert any(torch.allclose(one, plain.pooler_output, atol=1e-6) for one in changes)
+    assert len({tuple(one.flatten().tolist()) for one in changes}) == 3  # either twice, or each
 
 
 @pytest.mark.parametrize("value", [0, 65535])

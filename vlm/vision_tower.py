@@ -252,6 +252,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         channel_features: torch.Tensor | None = None,
         control_features: torch.Tensor | None = None,
         channel_mask: torch.Tensor | None = None,
+        site_weights: torch.Tensor | None = None,
     ) -> WellTokens:
         """Turn wells into tokens.
 
@@ -266,6 +267,8 @@ class CellPaintingVisionTower(PreTrainedModel):
         channel_mask : (B, C) bool, optional
             False where a channel was not imaged. Of pixels, a channel that is constant in all
             sites of a well was not imaged either.
+        site_weights : (B, S) float, optional
+            What each site counts in the change, a sum of 1 a well; by default all the same.
 
         Returns
         -------
@@ -293,11 +296,15 @@ class CellPaintingVisionTower(PreTrainedModel):
         z = self.standardize(channel_features, control_features, channel_mask)  # (B, S, C, F)
         if self.config.stem == "inflated":  # one stream of all channels
             channel_mask = channel_mask.any(dim=1, keepdim=True)
+        if site_weights is None:
+            site_weights = z.new_full((B, S), 1 / S)
         # Linear, without a constant: a well that looks like its controls has no change, opposite
         # effects point in opposite ways, and few training wells suffice.
         maps = self.linear_maps[self.stain_ids]  # (C, F, D + K)
-        linear = torch.einsum("bscf,cfd->bd", self.feature_dropout(z), maps) / S
-        change, shift = linear.split(self.readout_codes.shape[::-1], dim=-1)  # (B, D), (B, K)
+        to_change, to_shift = maps.split(self.readout_codes.shape[::-1], dim=-1)
+        seen = self.feature_dropout(z)
+        change = torch.einsum("bs,bscf,cfd->bd", site_weights, seen, to_change)  # (B, D)
+        shift = torch.einsum("bscf,cfk->bk", seen, to_shift) / S  # (B, K)
         stains = self.stain_embedding(self.stain_ids)  # (C, D)
         sites = self.channel_projection(self.feature_dropout(z)) + stains  # (B, S, C, D)
 

@@ -71,24 +71,25 @@ class WellBank:
         rows : sequence of int
             Wells, as rows of `wells`.
         generator : Generator, optional
-            Not used: every site is taken, in order, wells with fewer sites repeating theirs. A
-            `PixelBank` draws some with it.
+            Draws what each site counts in the change: a well's sites with replacement (a training
+            augmentation). What is read of a well was measured on all of them, and is so learnt.
 
         Returns
         -------
         dict of Tensor
-            `channel_features` (B, S, C, F), `channel_mask` (B, C) and, on plates with controls,
-            `control_features` (B, 1, C, F).
+            `channel_features` (B, S, C, F), every site in order, wells with fewer repeating theirs;
+            `channel_mask` (B, C); on plates with controls, `control_features` (B, 1, C, F); with a
+            generator, `site_weights` (B, S).
         """
         count = max(len(self.sites_of[row]) for row in rows)
-        sites = []
-        for row in rows:
-            own = self.sites_of[row]
-            sites.append(np.resize(own, count))
+        sites = np.stack([np.resize(self.sites_of[row], count) for row in rows])  # (B, S)
         inputs = {
-            "channel_features": torch.from_numpy(self.site_features[np.stack(sites)]),
+            "channel_features": torch.from_numpy(self.site_features[sites]),
             "channel_mask": torch.from_numpy(self.channel_mask[rows]),
         }
+        if generator is not None:
+            weights = generator.multinomial(count, np.full(count, 1 / count), len(sites)) / count
+            inputs["site_weights"] = torch.from_numpy(weights.astype(np.float32))
         if self.control_median is not None:
             controls = self.control_median[self.plate_of[rows]]
             inputs["control_features"] = torch.from_numpy(controls[:, None])
