@@ -1,12 +1,16 @@
-"""What `train_lora.py --plan` says of phase describe at real sizes, and what a real step takes.
+"""What `train_lora.py --plan` says of a phase at real sizes, and what a real step takes.
 
     python benchmarks/planned_memory.py llava-1.5-7b
     python benchmarks/planned_memory.py FOLDER --batch 2 --length 128
+    python benchmarks/planned_memory.py llama-3.2-1b --phase align
+    python benchmarks/planned_memory.py llama-3.2-1b --base_precision 4bit
 
 A base's configuration is enough: its sizes are written below, or lie in FOLDER/config.json. The
-weights mean nothing, but lie in memory as in training: language model in bfloat16, the rest in
-float32, LoRA and its optimizer on top. Measured on a CPU with torch's profiler (tests/measured.py),
-for which the machine must have the memory that is planned.
+weights mean nothing, but lie in memory as in training: language model in bfloat16, 8 or 4 bits,
+the rest in float32, LoRA and its optimizer on top. Phase align has its default batch (96 wells of 4
+sites, 16 prompts of 96 tokens). Measured on a CPU with torch's profiler (tests/measured.py), for
+which the machine must have the memory that is planned; a base of few bits is made of one in
+bfloat16, in memory and in a file.
 """
 
 import argparse
@@ -17,6 +21,8 @@ from pathlib import Path
 
 from transformers import AutoConfig, LlamaConfig, LlavaConfig, PreTrainedConfig, Qwen2_5_VLConfig
 
+from contrastive.configuration import AlignConfig
+from contrastive.plan import plan_align
 from data.channels import CHANNELS
 from vlm.lora import LoraSettings
 from vlm.model_config import model_config
@@ -25,7 +31,7 @@ from vlm.pretrained import BASE_BACKBONE, PACKAGED_BACKBONE
 
 # The tests measure small models the same way; tests/ is no package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from measured import measured_peak
+from measured import measured_align, measured_describe
 
 SIZES: dict[str, PreTrainedConfig] = {
     "llama-3.2-1b": LlamaConfig(
@@ -59,12 +65,17 @@ def main() -> None:
     """Plan, measure, print both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", help=f"{', '.join(SIZES)}, or a folder with a config.json")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--phase", choices=("describe", "align"), default="describe")
+    parser.add_argument(
+        "--base_precision", choices=("bfloat16", "8bit", "4bit"), default="bfloat16"
+    )
+    parser.add_argument("--batch", type=int, default=1, help="dialogues, of phase describe")
+    parser.add_argument("--length", type=int, default=256, help="tokens a dialogue, likewise")
     parser.add_argument("--plan_only", action="store_true")
     options = parser.parse_args()
     step = Step(options.batch, options.length, checkpointing=True, bf16=True)
-    settings = LoraSettings(base_precision="bfloat16")
+    settings = LoraSettings(base_precision=options.base_precision)
+    align = AlignConfig()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.base
         if folder in SIZES:
@@ -78,18 +89,30 @@ def main() -> None:
             readout_groups=list(range(READOUTS)),
         )
         started = time.process_time()
-        plan = plan_describe(config, settings, step)
+        if options.phase == "align":
+            plan = plan_align(config, settings, align, step)
+        else:
+            plan = plan_describe(config, settings, step)
         print(f"planned in {time.process_time() - started:.0f} s of one core")
         print(f"{plan.parameters / 1e9:.2f} B parameters, {plan.trained / 1e6:.1f} M trained")
         print(f"planned peak {plan.peak / GB:.3f} GB, of it weights {plan.weights / GB:.3f} GB")
         if options.plan_only:
             return
         started = time.process_time()
-        answer = options.length - config.image_seq_length - 1
-        measured = measured_peak(config, settings, step, answer, Path(scratch))
+        if options.phase == "align":
+            measured = measured_align(config, settings, align, step, Path(scratch))
+        else:
+            answer = options.length - config.image_seq_length - 1
+            measured = measured_describe(config, settings, step, answer, Path(scratch))
         seconds = time.process_time() - started
-    print(f"measured peak {measured / GB:.3f} GB (two steps, building included: {seconds:.0f} s)")
-    print(f"planned / measured = {plan.peak / measured:.3f}")
+    print(
+        f"measured peak {measured.peak / GB:.3f} GB, of it weights {measured.weights / GB:.3f} GB "
+        f"(two steps, building included: {seconds:.0f} s)"
+    )
+    print(
+        f"planned / measured = {plan.peak / measured.peak:.3f}, "
+        f"of weights {plan.weights / measured.weights:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def plan_align(
     """
     N, P = align.wells, align.align_reagents_per_target
     R = P * min(align.align_prompt_targets, align.align_num_targets)
+    chunked = align.align_chunk_wells is not None and align.align_chunk_wells < N
     if align.align_chunk_wells is not None:  # what is held at once
         R = P * -(-min(R, R * align.align_chunk_wells // N) // P)
         N = max(min(N, align.align_chunk_wells), 2 * R)
@@ -71,8 +72,10 @@ def plan_align(
             return align_losses(encoded, truth, align.weights, align.align_temperature)["loss"]
 
         small = align.align_optimizer != "adamw"
-        here = replace(step, small_optimizer=small)
-        return count_phase(model, "align", loss, settings, here, R * L)
+        here = replace(step, small_optimizer=small, accumulates=chunked)
+        plan = count_phase(model, "align", loss, settings, here, R * L)
+        average = 4 * plan.trained if align.align_ema_decay else 0
+        return replace(plan, weights=plan.weights + average)
 
 
 def plan_text(

@@ -234,6 +234,7 @@ def plan(
         checkpointing=sft.gradient_checkpointing,
         bf16=sft.mixed_precision == "bf16",
         small_optimizer="8bit" in str(sft.optim),
+        accumulates=sft.gradient_accumulation_steps > 1,
     )
     return plan_text(model, lora, align_config, step)
 

@@ -126,8 +126,9 @@ def test_of_a_quantised_model_only_the_language_model_is(base, precision):
     for name, parameter in model.named_parameters():
         quantised = name.removesuffix(".weight") in small
         assert quantised == (parameter.dtype in (torch.uint8, torch.int8)), name
-        if not name.startswith("model.language_model"):
-            assert parameter.dtype == torch.float32, name
+        language = name.startswith(("model.language_model", "lm_head"))
+        rest = torch.bfloat16 if language else torch.float32
+        assert quantised or parameter.dtype == rest, name
 
 
 @pytest.mark.parametrize("precision", ["4bit", "8bit"])

@@ -1,12 +1,14 @@
 """The plan says before training what training then takes."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
-from measured import measured_peak
+from measured import Measured, measured_align, measured_describe
 from processes import FORK, run_script
 from tiny import tiny_model
 from transformers import LlamaConfig, Qwen3Config
@@ -42,28 +44,61 @@ def settings(**changed) -> LoraSettings:
     return LoraSettings(lora_dropout=0.0, **changed)
 
 
-def write_measured(config: CellPaintingVlmConfig, held: LoraSettings, step: Step, out: Path):
+def write_measured(measure: Callable[..., Measured], arguments: tuple, out: Path) -> None:
     torch.set_num_threads(1)
-    (out / "bytes").write_text(str(measured_peak(config, held, step, ANSWER, out)))
+    (out / "bytes.json").write_text(json.dumps(measure(*arguments, out)))
+
+
+def hold_against_measured(
+    held: LoraSettings, step: Step, align: AlignConfig | None, scratch: Path
+) -> None:
+    config = small_config()
+    if align is None:
+        plan = plan_describe(config, held, step, ANSWER)
+        measure, arguments = measured_describe, (config, held, step, ANSWER)
+    else:
+        plan = plan_align(config, held, align, step)
+        measure, arguments = measured_align, (config, held, align, step)
+    process = FORK.Process(target=write_measured, args=(measure, arguments, scratch))
+    process.start()
+    process.join()
+    measured = Measured(*json.loads((scratch / "bytes.json").read_text()))
+    for part in Measured._fields:
+        planned, found = (getattr(bytes_of, part) / 1e6 for bytes_of in (plan, measured))
+        print(f"{part}: planned {planned:.2f} MB, measured {found:.2f} MB")
+    assert plan.weights == pytest.approx(measured.weights, rel=0.02)
+    assert plan.peak == pytest.approx(measured.peak, rel=0.1)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "8bit", "4bit"])
 def test_the_planned_peak_is_the_measured_one(tmp_path, precision, checkpointing):
-    held, bf16 = settings(base_precision=precision), precision == "bfloat16"
-    config, step = small_config(), replace(STEP, checkpointing=checkpointing, bf16=bf16)
-    planned = plan_describe(config, held, step, ANSWER).peak
-    process = FORK.Process(target=write_measured, args=(config, held, step, tmp_path))
-    process.start()
-    process.join()
-    measured = int((tmp_path / "bytes").read_text())
-    print(f"planned {planned / 1e6:.1f} MB, measured {measured / 1e6:.1f} MB")
-    assert planned == pytest.approx(measured, rel=0.1)
+    step = replace(STEP, checkpointing=checkpointing, bf16=precision != "float32")
+    hold_against_measured(settings(base_precision=precision), step, None, tmp_path)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["bfloat16", "4bit"])
+def test_of_phase_align_too(tmp_path, precision, checkpointing):
+    step = replace(STEP, checkpointing=checkpointing, bf16=True)
+    hold_against_measured(settings(base_precision=precision), step, AlignConfig(), tmp_path)
+
+
+def test_where_gradients_are_added_up_and_weights_averaged_too(tmp_path):
+    step = replace(STEP, checkpointing=True, accumulates=True)
+    hold_against_measured(settings(lora_rank=64), step, None, tmp_path)
+    align = AlignConfig(align_chunk_wells=10, align_ema_decay=0.9)
+    hold_against_measured(settings(lora_rank=64), step, align, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("checkpointing", "changed"),
-    [(False, {}), (True, {"base_precision": "4bit"}), (True, {"lora_rank": 64})],
+    [
+        (False, {}),
+        (True, {"base_precision": "4bit"}),
+        (True, {"base_precision": "8bit"}),
+        (True, {"lora_rank": 64}),
+    ],
 )
 def test_few_layers_say_what_all_do(checkpointing, changed):
     config, step = small_config(), replace(STEP, checkpointing=checkpointing, bf16=True)

@@ -225,7 +225,7 @@ def load_base(
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, **quantized
     )
-    if precision == "bfloat16":
+    if precision != "float32":  # what is quantised holds whole numbers and stays as it is
         model.model.language_model.to(torch.bfloat16)
         model.lm_head.to(torch.bfloat16)
     return model if quantized or device is None else model.to(device)

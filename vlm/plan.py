@@ -8,10 +8,11 @@ every language model of transformers are counted as they are. On top of that:
     peak = weights + gradients + optimizer states + activations
     weights       what the model holds; under 4bit, a weight of a quantised layer takes
                   1/2 + 1/64 + 4/(64 * 256) bytes (NF4, its scales quantised again, QLoRA 2023,
-                  section 3), under 8bit 1 byte and 4 bytes a row
+                  section 3), under 8bit 1 byte and 4 bytes a row; phase align's running average
     gradients     4 bytes a trained parameter
     optimizer     8 bytes a trained parameter (AdamW, float32), 2 with an 8-bit optimizer
-    activations   the rest of the peak: what backward needs, logits, temporary tensors
+    activations   the rest of the peak: what backward needs, logits, temporary tensors; under 4bit
+                  and 8bit, weights that bitsandbytes writes out on the way back
 
     needed on a device = 1.1 * peak + 1 GB: what its allocator wastes, and the runtime's own
 
@@ -25,6 +26,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,6 +93,8 @@ class Step:
         Mixed precision.
     small_optimizer : bool
         Whether the optimizer's states have 8 bits.
+    accumulates : bool
+        Whether it adds to the gradients of parts of the batch that came before.
     """
 
     batch: int
@@ -98,6 +102,7 @@ class Step:
     checkpointing: bool
     bf16: bool
     small_optimizer: bool = False
+    accumulates: bool = False
 
 
 class LiveBytes(TorchDispatchMode):
@@ -152,6 +157,10 @@ def fake_model(
         for name, parameter in vlm.named_parameters():
             if name.startswith(("model.language_model.", "lm_head.")) and "lora_" not in name:
                 parameter.data = parameter.data.to(torch.bfloat16)
+    if settings.quantized:
+        for layer in _quantised_layers(vlm):
+            forward = partial(_in_few_bits, layer, settings.base_precision)
+            layer.forward = forward  # type: ignore[method-assign]
     # On "cpu" but fake, operations, autocast and attention are chosen as in a real run.
     with FakeTensorMode():
         made: dict[int, torch.Tensor] = {}  # tied weights stay tied
@@ -161,6 +170,42 @@ def fake_model(
                     if tensor is not None:
                         own[name] = made.setdefault(id(tensor), _fake(tensor))
         yield model
+
+
+def _quantised_layers(vlm: CellPaintingVlmForConditionalGeneration) -> list[nn.Linear]:
+    """Those that bitsandbytes replaces (`vlm.lora.unquantized_modules` are left as they are)."""
+    return [
+        module
+        for name, module in vlm.model.language_model.named_modules()
+        if isinstance(module, nn.Linear) and "lora_" not in name
+    ]
+
+
+def _in_few_bits(layer: nn.Linear, precision: str, x: torch.Tensor) -> torch.Tensor:
+    """Compute and keep what bitsandbytes' layers do."""
+    out = _TimesFewBits.apply(x.to(torch.bfloat16), layer.weight, precision == "4bit")
+    return out if layer.bias is None else out + layer.bias
+
+
+class _TimesFewBits(torch.autograd.Function):
+    """x W^T, for which W is written out whole on the way back, on a GPU too.
+
+    Of 4 bits first in float32, for the base is loaded as such (`vlm.adapters.load_base`). On the
+    way forward a CPU writes W out too (a GPU only where it has no kernel for the shape), but in
+    bfloat16 alone, so that this is never the peak. Layers of 8 bits hold x themselves, where
+    gradient checkpointing cannot drop it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, four: bool) -> torch.Tensor:
+        ctx.weight, ctx.dtype = weight, torch.float32 if four else x.dtype
+        ctx.held = None if four else x
+        return F.linear(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        whole = torch.empty_like(ctx.weight, dtype=ctx.dtype).to(gradient.dtype)
+        return gradient @ whole, None, None
 
 
 def _fake(tensor: torch.Tensor) -> torch.Tensor:
@@ -201,6 +246,9 @@ def count_phase(
     held = sum(tensor.nbytes for tensor in tensors)
     with LiveBytes(tensors) as counter:
         states = [torch.zeros(2, *p.shape) for p in trained]  # AdamW's, from the second step on
+        if step.accumulates:
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
         with torch.autocast("cpu", torch.bfloat16, enabled=step.bf16):
             value = loss()
         value.backward()
@@ -310,11 +358,10 @@ def _saved_by_quantization(vlm: CellPaintingVlmForConditionalGeneration, precisi
     if precision not in ("4bit", "8bit"):
         return 0
     saved = 0.0
-    for name, module in vlm.model.language_model.named_modules():
-        if isinstance(module, nn.Linear) and "lora_" not in name:
-            n, rows = module.weight.numel(), module.weight.shape[0]
-            small = n * (1 / 2 + 1 / 64 + 4 / (64 * 256)) if precision == "4bit" else n + 4 * rows
-            saved += 2 * n - small
+    for layer in _quantised_layers(vlm):
+        n, rows = layer.weight.numel(), layer.weight.shape[0]
+        small = n * (1 / 2 + 1 / 64 + 4 / (64 * 256)) if precision == "4bit" else n + 4 * rows
+        saved += 2 * n - small
     return int(saved)
 
 
