@@ -12,10 +12,12 @@ from tiny_bases import save_tiny_base
 from torch import nn
 
 from data.errors import InputError
-from vlm.adapters import load_model, save_base
+from vlm.adapters import ALIGN, load_model, save_base
 from vlm.backbone import feature_maps, map_widths
+from vlm.lora import LoraSettings, add_adapter, lora_config, merge_tower
 from vlm.model_config import model_config
 from vlm.openphenom import ENCODER, OpenPhenomConfig
+from vlm.pixels import backbone_learns
 from vlm.pretrained import build_model, load_backbone
 
 PLANES = 11  # as many as the published position embeddings are made for
@@ -119,3 +121,33 @@ def test_other_weights_are_refused(published, tmp_path):
     save_file({f"{ENCODER}pos_embed": torch.zeros(1, 257, DIM)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="does not hold OpenPhenom's ViT-S/16"):
         load_backbone(str(tmp_path))
+
+
+def test_lora_in_its_blocks_learns_and_is_merged(published, tmp_path):
+    language, channels = save_tiny_base("llava", tmp_path / "language"), ("DNA", "ER")
+    model, _ = build_model(str(language), str(published[0]), channels=channels, image_size=32)
+    chosen = LoraSettings(
+        lora_rank=2,
+        lora_dropout=0.0,
+        lora_target_modules=r".*vision_tower\.backbone.*(in_proj|attn_out_proj|mlp_out_proj)",
+    )
+    peft_model = add_adapter(model, ALIGN, lora_config(chosen, describe=False))
+    assert backbone_learns(model)
+    tower = model.model.vision_tower
+    learnt = {
+        name: parameter
+        for name, parameter in tower.backbone.named_parameters()
+        if "lora_B" in name and ".blocks.11." not in name  # after the last map that is taken
+    }
+    assert len(learnt) == 3 * 11
+    pixels = torch.randn(1, 1, 2, 32, 32, generator=torch.Generator().manual_seed(2))
+    before = tower.eval().encode_channels(pixels)
+    before.square().mean().backward()
+    assert not [n for n, p in learnt.items() if p.grad is None or not p.grad.any()]
+    with torch.no_grad():
+        for parameter in learnt.values():
+            parameter -= 0.05 * parameter.grad.sign()
+        trained = tower.encode_channels(pixels)
+        assert not torch.allclose(trained, before, atol=1e-3)
+        merge_tower(peft_model, ALIGN)
+        torch.testing.assert_close(tower.encode_channels(pixels), trained, rtol=1e-3, atol=1e-3)
