@@ -328,8 +328,7 @@ def leave_out_blanks(
     seen : (B, S, channels) bool
     """
     if tower.partners:
-        own = torch.arange(features.shape[-1] - tower.partners, features.shape[-1])
-        pairs = own.to(features.device)[tower.stain_ids]  # (C,) columns
+        pairs = features.shape[-1] - tower.partners + tower.stain_ids  # (C,) columns
         features[..., pairs] = features[..., pairs].masked_fill(~seen[:, :, None], torch.nan)
     else:  # an inflated stem sees all at once
         seen = seen.any(dim=2, keepdim=True)
