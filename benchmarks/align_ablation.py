@@ -36,7 +36,7 @@ from accelerate import Accelerator
 from align_table import RANKS, draw, markdown
 from transformers import AutoProcessor, set_seed
 
-from captions.facts import EFFECT_COLUMNS
+from captions.effects import EFFECT_COLUMNS
 from captions.mentions import TermIndex, held_out_terms
 from captions.prompts import build_prompts
 from contrastive.configuration import AlignConfig

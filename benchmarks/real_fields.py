@@ -22,7 +22,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from captions.descriptions import read_claims
-from captions.facts import FACT_SLOTS, MAX_FACTS, measure_effects, measure_facts
+from captions.effects import measure_effects
+from captions.facts import FACT_SLOTS, MAX_FACTS, measure_facts
 from captions.questions import DESCRIBE
 from captions.verification import (
     CONTRADICTED,

@@ -5,11 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from captions.slots import FACT_SLOTS, Slot, feature_vote
-
-CLIP_CONTROLS = 3.0
-"""Values farther out than this many robust standard deviations count as this far."""
-MAD_TO_SD = 1.4826
-"""Standard deviation over median absolute deviation, of a normal distribution."""
+from data.spread import column_medians
 
 Aligned = dict[Slot, tuple[list[str], NDArray[np.float64]]]
 """For each fact slot the features that vote on it and their sign x z, (wells, features)."""
@@ -48,27 +44,4 @@ def slot_scores(aligned: Aligned) -> NDArray[np.float64]:
 
     NaN where none was measured.
     """
-    return np.column_stack([_nanmedian(aligned[slot][1]) for slot in FACT_SLOTS])
-
-
-def clipped_sd(deviations: NDArray[np.float64], freedom: float) -> float:
-    """Standard deviation after clipping; infinite (nothing is a change) for flat values.
-
-    Parameters
-    ----------
-    deviations : (n,) float array
-        From their centre; clipped to +-`CLIP_CONTROLS` robust standard deviations.
-    freedom : float
-        Degrees of freedom.
-    """
-    limit = CLIP_CONTROLS * MAD_TO_SD * np.median(np.abs(deviations))
-    spread = np.sqrt(np.sum(np.clip(deviations, -limit, limit) ** 2) / freedom)
-    return float(spread) if spread > 0 else np.inf
-
-
-def _nanmedian(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Median of each row; NaN (without numpy's warning) where all is NaN or there is no column."""
-    result = np.full(len(values), np.nan)
-    some = np.isfinite(values).any(axis=1)
-    result[some] = np.nanmedian(values[some], axis=1)
-    return result
+    return np.column_stack([column_medians(aligned[slot][1].T) for slot in FACT_SLOTS])

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from captions.descriptions import NO_CHANGE, Said, read_claims, statement
-from captions.facts import EFFECT_COLUMNS, FACT_SLOTS, MAX_FACTS, Fact, facts_by_well
+from captions.effects import EFFECT_COLUMNS
+from captions.facts import FACT_SLOTS, MAX_FACTS, Fact, facts_by_well
 from captions.slots import Claim, Slot
 from data.channels import STAINS
 

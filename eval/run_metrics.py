@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from captions.descriptions import describe_facts, parse_description, read_claims
-from captions.facts import EFFECT_COLUMNS, FACT_SLOTS, MAX_FACTS, Claim, Fact, Slot, facts_by_well
+from captions.effects import EFFECT_COLUMNS
+from captions.facts import FACT_SLOTS, MAX_FACTS, Claim, Fact, Slot, facts_by_well
 from data.errors import InputError
 from data.normalize import feature_columns, select_features
 from data.splits import check_no_overlap

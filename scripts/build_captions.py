@@ -14,14 +14,14 @@ import pandas as pd
 from _cli import parse_config, run_main
 
 from captions.dialogues import QUESTIONS_PER_WELL, build_dialogues, guess_without_looking
-from captions.facts import compare_with_controls, measure_effects, measure_facts
+from captions.effects import compare_with_controls, measure_effects, measure_shifts, share_scale
+from captions.facts import measure_facts
 from captions.knowledge import Knowledge, describe_reagents, load_knowledge
 from captions.knowledge.drugbank import find_drugbank, read_full
 from captions.knowledge.tables import split_list
 from captions.knowledge.uniprot import ask_uniprot
 from captions.mentions import TermIndex, held_out_terms
 from captions.prompts import MAX_TOKENS, PRESETS, PROMPT_FIELDS, build_prompts
-from captions.shifts import measure_shifts
 from data.errors import InputError
 from data.files import atomic_path
 from data.splits import unseen_targets
@@ -86,10 +86,10 @@ def main() -> None:
     (options,) = parse_config(CaptionsConfig)
     manifest = load_manifest(options.data)
     wells = load_wells(options.data)
-    profiles = load_profiles(options.data, normalized=True)
+    profiles = share_scale(*(load_profiles(options.data, normalized=n) for n in (False, True)))
     compared = compare_with_controls(profiles)
     facts, effects = measure_facts(profiles, compared), measure_effects(profiles, compared)
-    shifts = measure_shifts(load_profiles(options.data, normalized=False), profiles, compared)
+    shifts = measure_shifts(profiles, compared)
     knowledge = gather_knowledge(options, wells)
     reagents, unknown = describe_reagents(wells, knowledge, options.clean_smiles)
     genes = knowledge.look_up_genes(listed_targets(wells))

@@ -26,7 +26,8 @@ from captions.answers import Reply, Seen
 from captions.asking import MAX_QUESTION
 from captions.cells import slot_deltas
 from captions.descriptions import STYLES
-from captions.facts import measure_effects, measure_facts
+from captions.effects import measure_effects, share_scale
+from captions.facts import measure_facts
 from captions.follow_ups import Resolved, Talk, follow, resolve, take_turn
 from captions.questions import DESCRIBE
 from captions.verification import Measurement, measurements, report_verdicts, verify
@@ -302,7 +303,7 @@ def _measurements(data: str) -> dict[tuple[str, str], Measurement]:
     if all(path.is_file() for path in files):
         facts, effects = map(pd.read_parquet, files)
     elif (Path(data) / "profiles_normalized.parquet").is_file():
-        profiles = load_profiles(data, normalized=True)
+        profiles = share_scale(*(load_profiles(data, normalized=n) for n in (False, True)))
         facts, effects = measure_facts(profiles), measure_effects(profiles)
     else:
         return {}

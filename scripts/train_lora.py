@@ -30,7 +30,8 @@ from transformers import AutoProcessor, set_seed
 from trl import SFTConfig
 
 from captions.descriptions import CHANGES, STRENGTHS, subject
-from captions.facts import CLEAR_EFFECT, EFFECT_COLUMNS, FACT_SLOTS, STRONG_EFFECT
+from captions.effects import EFFECT_COLUMNS
+from captions.facts import CLEAR_EFFECT, FACT_SLOTS, STRONG_EFFECT
 from captions.lessons import TOLD_EFFECT, draw_lessons
 from captions.slots import needed_stains
 from contrastive.configuration import AlignConfig

@@ -11,18 +11,16 @@ from hypothesis import strategies as st
 
 from captions import facts as facts_module
 from captions import scores as scores_module
+from captions.effects import EFFECT_COLUMNS, measure_effects
 from captions.facts import (
-    EFFECT_COLUMNS,
     FACT_COLUMNS,
     FACT_SLOTS,
     MAX_Q_VALUE,
     MIN_EFFECT,
     facts_by_well,
-    feature_slot,
-    measure_effects,
     measure_facts,
 )
-from captions.slots import REFERENCE_FEATURES, feature_vote
+from captions.slots import REFERENCE_FEATURES, feature_slot, feature_vote
 from data.errors import InputError
 
 FEATURES = [

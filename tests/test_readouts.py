@@ -6,12 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from captions.facts import (
-    CONTROLS_UNCHANGED,
-    MAX_Q_VALUE,
-    _benjamini_hochberg,
-    _replicate_spread,
-)
+from captions.effects import CONTROLS_UNCHANGED
+from captions.facts import MAX_Q_VALUE, _benjamini_hochberg, _replicate_spread
 from captions.scores import clipped_sd as measured_sd
 from vlm import readouts as module
 from vlm.readouts import (

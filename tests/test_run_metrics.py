@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from captions.facts import EFFECT_COLUMNS, FACT_COLUMNS
+from captions.effects import EFFECT_COLUMNS
+from captions.facts import FACT_COLUMNS
 from data.errors import InputError
 from data.store import Manifest, save_manifest
 from eval.run_metrics import collect_claims, score_details, score_run_claims

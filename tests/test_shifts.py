@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from captions.facts import EFFECT_COLUMNS, measure_effects
 from captions.shifts import measure_shifts
+
+from captions.effects import EFFECT_COLUMNS, measure_effects
 from data.normalize import MEDIAN_WELL, SAME_PLATE_CONTROLS, feature_columns, normalize_profiles
 
 CONTROLS, TREATED = 14, 6

@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captions.descriptions import NO_CHANGE, STYLES, describe_facts
-from captions.facts import (
-    EFFECT_COLUMNS,
-    FACT_COLUMNS,
-    FACT_SLOTS,
-    MAX_FACTS,
-    OPPOSITE,
-    Claim,
-    Fact,
-)
+from captions.effects import EFFECT_COLUMNS
+from captions.facts import FACT_COLUMNS, FACT_SLOTS, MAX_FACTS, OPPOSITE, Claim, Fact
 from captions.slots import Slot
 from captions.verification import (
     Measurement,

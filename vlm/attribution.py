@@ -8,8 +8,9 @@ The embedding's direction v is linear in z, and z averages over pixels, so nothi
     z_scf = sum_p weight_scp (map_scfp - centre_cf) / scale_cf
     share_sc = sum_p heat_scp               heat_scp = weight_scp sum_f gain_scf (map - centre)
 
-The weights are those of the compartments that `encode_channels` averages over. Where z is cut off
-at MAX_DEVIATION, gain = g / scale shrinks by what was cut. A feature map's pixel has seen its
+The weights are those of the compartments and of the cells that `encode_channels` averages over.
+Where z is cut off at MAX_DEVIATION, gain = g / scale shrinks by what was cut; of cells it grows by
+CELL_GAIN. A feature map's pixel has seen its
 surroundings, and weights are taken as given: how much that matters, occlusion says.
 """
 
@@ -77,7 +78,7 @@ def explain(
 
     center = controls_center(tower, well)
     scale = tower.reference_scale[tower.stain_ids]
-    uncut = (features[0] - center) / scale
+    uncut = ((features[0] - center) / scale).nan_to_num()
     cut = torch.where(uncut == 0, 0.0, z / uncut)  # 1 within the bounds, 0 where not imaged
     gain = pull * cut / scale * seen[..., None]  # (S, C, F)
     heat = [_heat(tower, *site, center) for site in zip(pixel_values, gain, strict=True)]
@@ -88,21 +89,31 @@ def _heat(
     tower: CellPaintingVisionTower, pixels: torch.Tensor, gain: torch.Tensor, center: torch.Tensor
 ) -> torch.Tensor:
     """Spread a site's shares over its pixels, (C, H, W) from pixels (C, H, W), gain (C, F)."""
-    C = len(gain)
-    heat = torch.zeros(C, *pixels.shape[1:])
+    C, H, W = pixels.shape if len(gain) > 1 else (1, *pixels.shape[1:])
+    center = center.nan_to_num()
+    heat = torch.zeros(C, H, W)
     start = 0
-    for weights, values in tower.weighted_maps(pixels[None]):
-        weight = weights[0].expand(C, -1, -1)  # (C, H, W)
-        feature_map = values[0]  # (C, f, h, w)
+
+    def push(feature_map: torch.Tensor) -> torch.Tensor:
+        """What each position of a map (C, f, h, w) adds: (C, h, w)."""
+        nonlocal start
         own = slice(start, start := start + feature_map.shape[1])
         pushed = torch.einsum("cf,cfhw->chw", gain[:, own], feature_map)
-        pushed = pushed - (gain[:, own] * center[:, own]).sum(dim=1)[:, None, None]
+        return pushed - (gain[:, own] * center[:, own]).sum(dim=1)[:, None, None]
+
+    for weights, values in tower.weighted_maps(pixels[None]):
+        weight = weights[0].expand(C, -1, -1)  # (C, H, W)
+        pushed = push(values[0])
         # A position of the map weighs what its pixels weigh, averaged: go back the same way.
-        h, w = feature_map.shape[-2:]
+        h, w = pushed.shape[-2:]
         pool = partial(F.adaptive_avg_pool2d, output_size=(h, w))
         pooled, back = torch.func.vjp(pool, weight)[:2]
         total = pooled.sum(dim=(1, 2), keepdim=True).clamp_min(1e-6)
         heat += weight * back(pushed)[0] / total
+    if tower.cell_statistics:
+        weight, values = tower.paint_cells(pixels)  # (1, h, w), (C, f, h, w), finer than pixels
+        fine = weight * push(values.nan_to_num()) / weight.sum().clamp_min(1e-6)
+        heat += F.adaptive_avg_pool2d(fine, (H, W)) * (fine[0].numel() / (H * W))
     return heat
 
 
@@ -111,7 +122,7 @@ def controls_center(tower: CellPaintingVisionTower, well: dict[str, torch.Tensor
     controls = well.get("control_features")
     if controls is None:
         return tower.reference_center[tower.stain_ids]
-    return controls[0].median(dim=0).values
+    return controls[0].nanmedian(dim=0).values
 
 
 @torch.no_grad()

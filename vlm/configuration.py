@@ -21,6 +21,9 @@ class CellPaintingVisionConfig(PreTrainedConfig):
         together, through a stem that takes them all; then none may be missing.
     channels : sequence of str
         Stains that the tower expects, in this order; names from `data.channels.STAINS`.
+    pixel_scale : sequence of three floats
+        What pixels went through, ((intensity ** gamma) - mean) / std: cells are measured in
+        intensities.
     hidden_size : int
         Width of the tokens.
     readout_groups : sequence of K int
@@ -45,6 +48,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
     backbone_layers: list[int] | tuple[int, ...] | None = None
     stem: str = "shared"
     channels: tuple[str, ...] | list[str] = CHANNELS
+    pixel_scale: tuple[float, float, float] | list[float] = (0.5, 0.45, 0.25)
     hidden_size: int = 192
     readout_groups: tuple[int, ...] | list[int] = (0,)
     readout_stains: list[list[str]] | tuple[tuple[str, ...], ...] | None = None
@@ -61,6 +65,7 @@ class CellPaintingVisionConfig(PreTrainedConfig):
             values = dict(self.backbone_config)
             self.backbone_config = AutoConfig.for_model(values.pop("model_type"), **values)
         self.channels = list(self.channels)
+        self.pixel_scale = list(self.pixel_scale)
         self.readout_groups = list(self.readout_groups)
         stains = self.readout_stains or [[]] * len(self.readout_groups)
         self.readout_stains = [list(names) for names in stains]

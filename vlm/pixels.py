@@ -45,6 +45,7 @@ class PixelBank(WellBank):
         -------
         dict of Tensor
             `site_pixels` (N, C, H, W): every site once, for controls serve many wells;
+            `site_features` (N, C, F): of the backbone as it was, and of cells;
             `site_rows` (B, S) and, on plates with controls, `control_rows` (B, R): which of them
             belong to each well; `channel_mask` (B, C). `encode_batch` makes the tower's inputs
             of it.
@@ -65,6 +66,7 @@ class PixelBank(WellBank):
         pixels = self.image_processor.preprocess(list(read_pixels(self.sites, read)[:, None]))
         inputs = {
             "site_pixels": pixels["pixel_values"][:, 0],
+            "site_features": torch.from_numpy(self.site_features[read]),
             "channel_mask": torch.from_numpy(self.channel_mask[rows]),
         }
         for name, part in parts.items():
@@ -111,7 +113,9 @@ def encode_batch(
     """
     if "site_pixels" not in batch:
         return batch
-    features = tower.encode_channels(batch["site_pixels"][:, None])[:, 0]  # (N, C, F)
+    known = batch["site_features"]
+    cells = known[:, None, :, known.shape[2] - tower.cell_statistics :]  # (N, 1, C, f)
+    features = tower.encode_channels(batch["site_pixels"][:, None], cells)[:, 0]  # (N, C, F)
     inputs = {
         "channel_features": features[batch["site_rows"]],
         "channel_mask": batch["channel_mask"],

@@ -302,15 +302,17 @@ def build_model(
         tokenizer.pad_token = tokenizer.eos_token
     base.resize_token_embeddings(max(len(tokenizer), base.get_input_embeddings().num_embeddings))
 
+    images = CellPaintingImageProcessor(size=image_size, **pixels)
     vision_config = CellPaintingVisionConfig(
         backbone_config=vision_backbone.config.to_dict(),
         backbone_layers=layers,
         stem=stem,
         channels=channels,
+        pixel_scale=(images.gamma, images.mean, images.std),
         **tower,
     )
     processor = CellPaintingProcessor(
-        CellPaintingImageProcessor(size=image_size, **pixels),
+        images,
         tokenizer,
         chat_template=_chat_template(words),
         image_token=image_token,

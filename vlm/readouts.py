@@ -1,25 +1,30 @@
 """Readouts of wells made into effects, with the readouts of their plate's controls or replicates.
 
-The tower reads shifts (`captions.shifts`): how far a well lies from its controls, in a unit that
-all plates share. An effect, and whether it counts, is a matter of one plate: how far its own
-controls spread, and how many they are. The same rules that make facts of measured effects
-(`captions.facts`) hold for what is read. Where there are no controls a measured effect is in
-standard deviations among replicates, and these say how far unchanged wells spread.
+The tower reads shifts: how far a well lies from its controls, in a unit that all plates share. An
+effect, and whether it counts, is a matter of one plate: how far its own controls spread, and how
+many they are. The rules that make facts of measured shifts (`captions.facts`) hold for what is
+read. Where there are no controls a measured effect is in standard deviations among replicates, and
+these say how far unchanged wells spread.
 """
 
-import math
-
+import numpy as np
 import torch
 from scipy import stats
 
-MIN_CONTROLS = 8
-"""Fewer controls on a plate do not say how far unchanged wells spread."""
+from data.spread import (
+    MIN_CONTROLS,
+    benjamini_hochberg,
+    clipped_variance,
+    moderate,
+    pool_variances,
+)
+
 UNCHANGED = 0.95
-"""Share of a plate's controls that say nothing by construction."""
+"""Share of the controls that say nothing by construction."""
 MAX_Q_VALUE = 0.05
-CLIP = 3.0
-"""Controls farther out than this many robust standard deviations count as this far."""
-_MAD_TO_SD = 1.4826  # of a normal distribution
+MIN_EFFECT = 3.1
+"""An effect is said from here on, a fact is one from 3 on: of what is read as just 3, half is less.
+"""
 
 
 def hold_against_controls(
@@ -30,22 +35,20 @@ def hold_against_controls(
 ) -> torch.Tensor:
     """Make effects of shifts, and silence what would be no fact if it had been measured.
 
-    1. Effect: (shift - m) / sqrt(s), m the median and s the clipped standard deviation of the
-       shifts of the plate's controls. By the unit of shifts s is 1; a plate's few controls know it
-       only roughly; the root lies half way between the two.
-    2. q < 0.05: two-sided, Student's t of effect / sqrt(1 + 1/n) with n - 1 degrees of freedom for
-       n controls; Benjamini-Hochberg over the well's slots.
-    3. A well whose largest |effect| is not above the 95 % quantile of its plate's controls' largest
-       says nothing.
+    1. Effect: (shift - m) / s, m the median of the shifts of the plate's controls and s their
+       moderated standard deviation (`data.spread`), in units of that of all plates' controls.
+    2. q < 0.05, of Student's t and Benjamini-Hochberg as of facts.
+    3. A well whose largest |effect| is not above the 95 % quantile of the controls' largest says
+       nothing, and no well an effect below `MIN_EFFECT`.
 
     Parameters
     ----------
     readouts : (N, K) float
-        asinh(shift / 2), as the tower reads it.
+        asinh(shift / 2), as the tower reads it; 0 of what was not imaged.
     plate_of : (N,) int
         The plate that each well is compared with.
     control_readouts : (R, K) float
-        Of negative controls.
+        Of negative controls, those of all plates of a data set.
     control_plate_of : (R,) int
 
     Returns
@@ -53,35 +56,37 @@ def hold_against_controls(
     (N, K) float
         asinh(effect / 2), 0 where silent; as it was for wells of plates with fewer than 8 controls.
     """
+    control_plate = control_plate_of.numpy()
+    plates, sizes = np.unique(control_plate, return_counts=True)
+    plates, sizes = plates[sizes >= MIN_CONTROLS], sizes[sizes >= MIN_CONTROLS]
+    shifts, controls = _shifts(readouts), _shifts(control_readouts)
+    if not len(plates):
+        return readouts
+    centres = np.stack([np.median(controls[control_plate == plate], axis=0) for plate in plates])
+    deviations = [
+        controls[control_plate == plate] - centre
+        for plate, centre in zip(plates, centres, strict=True)
+    ]
+    variances = np.stack([clipped_variance(own, 1) for own in deviations])  # (P, K)
+    freedom = np.broadcast_to(sizes[:, None] - 1.0, variances.shape)
+    pooled, prior_freedom = pool_variances(variances, freedom)
+    roots = np.sqrt(moderate(variances, freedom, pooled, prior_freedom) / pooled)  # (P, K)
+    roots = np.where(np.isfinite(roots), roots, 1.0)  # of slots that nobody reads
+    largest = [abs(own / root).max(axis=1) for own, root in zip(deviations, roots, strict=True)]
+    limit = np.quantile(np.concatenate(largest), UNCHANGED, method="lower")
+
     held = readouts.clone()
-    for plate in plate_of.unique():
-        controls = 2 * torch.sinh(control_readouts[control_plate_of == plate])  # (n, K)
-        if len(controls) < MIN_CONTROLS:
-            continue
-        own = plate_of == plate
-        said = readouts[own] != 0  # what was not imaged or never measured is silent
-        centre = controls.quantile(0.5, dim=0)  # (K,)
-        root = _clipped_sd(controls - centre, len(controls) - 1).sqrt()
-        root = root.where(root > 0, 1.0)
-        effects = (2 * torch.sinh(readouts[own]) - centre) / root * said
-        largest = ((controls - centre) / root).abs().amax(dim=1)
-        limit = largest.quantile(UNCHANGED, interpolation="lower")
-        loud = effects.abs().amax(dim=1, keepdim=True) > limit
-        significant = _q_values(effects, said, len(controls)) < MAX_Q_VALUE
-        held[own] = torch.asinh(effects / 2) * (loud & significant)
+    for plate, size, centre, root in zip(plates, sizes, centres, roots, strict=True):
+        own = (plate_of == int(plate)).numpy()
+        said = shifts[own] != 0
+        effects = (shifts[own] - centre) / root * said
+        t = np.abs(effects) / np.sqrt(1 + 1 / size)
+        p_values = 2 * stats.t.sf(t, size - 1 + prior_freedom)
+        q_values = benjamini_hochberg(np.where(said, p_values, np.nan))
+        counts = (np.abs(effects) >= MIN_EFFECT) & (q_values < MAX_Q_VALUE)
+        counts &= np.abs(effects).max(axis=1, keepdims=True) > limit
+        held[torch.from_numpy(own)] = torch.from_numpy(np.arcsinh(effects / 2) * counts).to(held)
     return held
-
-
-def _q_values(effects: torch.Tensor, said: torch.Tensor, controls: int) -> torch.Tensor:
-    """Correct the effects of each well (N, K), of those that are `said`, for their number."""
-    t = effects.abs().double().cpu().numpy() / math.sqrt(1 + 1 / controls)
-    p_values = 2 * stats.t.sf(t, controls - 1)
-    q_values = torch.ones_like(effects)
-    for row, slots in enumerate(said):
-        if slots.any():
-            own = stats.false_discovery_control(p_values[row, slots.cpu().numpy()])
-            q_values[row, slots] = torch.from_numpy(own).to(q_values)
-    return q_values
 
 
 def hold_against_replicates(
@@ -90,7 +95,7 @@ def hold_against_replicates(
     """Quieten what differs among wells of one treatment too, where there are no controls.
 
     Effects are divided by their standard deviation among replicates, clipped and pooled over
-    treatments as in `captions.facts`, where that is above 1.
+    treatments as in `captions.effects`, where that is above 1.
 
     Parameters
     ----------
@@ -106,19 +111,18 @@ def hold_against_replicates(
     (N, K) float
         As it was for slots with fewer than 8 spare replicates.
     """
-    effects = 2 * torch.sinh(reference_readouts)
-    spread = effects.new_ones(effects.shape[1])
+    effects, treatment = _shifts(reference_readouts), treatment_of.numpy()
+    spread = np.ones(effects.shape[1])
     for slot, column in enumerate(effects.T):
-        groups = [column[(treatment_of == one) & (column != 0)] for one in treatment_of.unique()]
+        groups = [column[(treatment == one) & (column != 0)] for one in np.unique(treatment)]
         groups = [group for group in groups if len(group) > 1]
-        spare = sum(len(group) - 1 for group in groups)
-        if spare >= MIN_CONTROLS:
-            deviations = torch.cat([group - group.mean() for group in groups])
-            spread[slot] = _clipped_sd(deviations[:, None], spare)
-    return torch.asinh(torch.sinh(readouts) / spread.clamp_min(1.0))
+        if sum(len(group) - 1 for group in groups) >= MIN_CONTROLS:
+            deviations = np.concatenate([group - group.mean() for group in groups])
+            spread[slot] = np.sqrt(clipped_variance(deviations[:, None], len(groups))[0])
+    quieter = torch.from_numpy(np.maximum(spread, 1.0)).to(readouts)
+    return torch.asinh(torch.sinh(readouts) / quieter)
 
 
-def _clipped_sd(deviations: torch.Tensor, freedom: int) -> torch.Tensor:
-    """Standard deviation of each column, far deviations clipped: (r, K) to (K,)."""
-    limit = CLIP * _MAD_TO_SD * deviations.abs().quantile(0.5, dim=0)
-    return deviations.clamp(-limit, limit).square().sum(dim=0).div(freedom).sqrt()
+def _shifts(readouts: torch.Tensor) -> np.ndarray:
+    """Undo the tower's asinh(shift / 2)."""
+    return 2 * np.sinh(readouts.double().cpu().numpy())

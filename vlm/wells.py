@@ -15,12 +15,12 @@ from transformers.backbone_utils import BackboneConfigMixin
 from data.errors import InputError
 from data.files import atomic_path
 from data.normalize import MEDIAN_TILE, SAME_PLATE_CONTROLS
+from data.spread import column_medians
 from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
 from vlm.backbone import map_widths
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.planes import has_structure
 from vlm.processing import CellPaintingProcessor
-from vlm.vision_tower import CellPaintingVisionTower
 
 SITES_PER_STEP = 8  # sites that go through the backbone together
 
@@ -195,20 +195,16 @@ def open_wells(
 
 
 def median_site(site_features: np.ndarray) -> np.ndarray:
-    """Median over sites (N, C, F) of each channel, over those that `fill_blanks` has not left 0."""
-    median = np.zeros(site_features.shape[1:], site_features.dtype)
-    for channel, features in enumerate(np.swapaxes(site_features, 0, 1)):
-        imaged = features.any(axis=1)
-        if imaged.any():
-            median[channel] = np.median(features[imaged], axis=0)
-    return median
+    """Median over sites (N, C, F) of each feature, NaN where none has it: (C, F)."""
+    flat = site_features.reshape(len(site_features), -1)
+    return column_medians(flat).reshape(site_features.shape[1:]).astype(site_features.dtype)
 
 
 def fill_blanks(site_features: np.ndarray, sites_of: list[np.ndarray], channels: int) -> np.ndarray:
-    """Fill the features of blank planes, in place, and say what was imaged.
+    """Fill what some sites of a well do not show, in place, and say what was imaged.
 
-    A well's blank planes (NaN, see `encode_sites`) take the mean of its other sites, and 0 where
-    all are blank.
+    NaN, of blank planes and fields without cells (see `encode_sites`), takes the mean of the
+    well's other sites; it stays where no site has a value.
 
     Parameters
     ----------
@@ -224,13 +220,14 @@ def fill_blanks(site_features: np.ndarray, sites_of: list[np.ndarray], channels:
         False where all planes of a well are blank.
     """
     imaged = np.ones((len(sites_of), channels), bool)
-    for row in np.flatnonzero([np.isnan(site_features[sites, :, 0]).any() for sites in sites_of]):
+    for row in np.flatnonzero([np.isnan(site_features[sites]).any() for sites in sites_of]):
         sites = sites_of[row]
         features = site_features[sites]  # (S, C, F)
-        blank = np.isnan(features)
-        imaged[row] = ~blank[..., 0].all(axis=0)
-        others = np.where(blank, 0.0, features).sum(axis=0) / np.maximum((~blank).sum(axis=0), 1)
-        site_features[sites] = np.where(blank, others, features)
+        unknown = np.isnan(features)
+        imaged[row] = ~unknown[..., 0].all(axis=0)
+        count = (~unknown).sum(axis=0)
+        others = np.where(unknown, 0.0, features).sum(axis=0) / np.maximum(count, 1)
+        site_features[sites] = np.where(unknown, np.where(count, others, np.nan), features)
     return imaged
 
 
@@ -287,7 +284,8 @@ def encode_sites(
     Returns
     -------
     (N, C, F) float32 array
-        NaN for a plane whose pixels are all equal: that is no image.
+        NaN for a plane whose pixels are all equal: that is no image. Statistics of cells are NaN
+        without cells.
     """
     tower = model.model.vision_tower.eval()
     if isinstance(tower.backbone.config, BackboneConfigMixin):  # convolutions run faster so
@@ -299,7 +297,10 @@ def encode_sites(
             pixels = read_pixels(sites, range(start, min(start + SITES_PER_STEP, len(sites))))
             values = processor.image_processor.preprocess(pixels[:, None])["pixel_values"]
             features = tower.encode_channels(values.to(device))  # (B, 1, C, F)
-            features = leave_out_blanks(tower, features, has_structure(values).to(device))
+            seen = has_structure(values).to(device)  # (B, 1, channels)
+            if features.shape[2] == 1:  # an inflated stem sees all at once
+                seen = seen.any(dim=2, keepdim=True)
+            features = features.masked_fill(~seen[..., None], torch.nan)
             return features[:, 0].float().cpu().numpy()
 
     starts = range(0, len(sites), SITES_PER_STEP)
@@ -315,26 +316,6 @@ def encode_sites(
         torch.set_num_threads(threads)
 
 
-def leave_out_blanks(
-    tower: CellPaintingVisionTower, features: torch.Tensor, seen: torch.Tensor
-) -> torch.Tensor:
-    """Set to NaN what planes without an image say, and what others say of how they go with them.
-
-    Parameters
-    ----------
-    tower : CellPaintingVisionTower
-    features : (B, S, C, F) float
-        Of `tower.encode_channels`.
-    seen : (B, S, channels) bool
-    """
-    if tower.partners:
-        pairs = features.shape[-1] - tower.partners + tower.stain_ids  # (C,) columns
-        features[..., pairs] = features[..., pairs].masked_fill(~seen[:, :, None], torch.nan)
-    else:  # an inflated stem sees all at once
-        seen = seen.any(dim=2, keepdim=True)
-    return features.masked_fill(~seen[..., None], torch.nan)
-
-
 def _features_key(
     model: CellPaintingVlmForConditionalGeneration, processor: CellPaintingProcessor
 ) -> str:
@@ -342,7 +323,7 @@ def _features_key(
     config, backbone = model.config.vision_config, model.model.vision_tower.backbone
     # Which maps are taken, weights do not say.
     taken = (config.stem, config.backbone_layers, map_widths(backbone, config.backbone_layers))
-    digest.update(b"blank planes are NaN; correlations between stains")
+    digest.update(b"blank planes are NaN; statistics of cells")
     digest.update(repr(taken).encode())
     for name, tensor in backbone.state_dict().items():
         digest.update(name.encode())
