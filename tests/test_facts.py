@@ -9,8 +9,8 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captions import effects as effects_module
 from captions import facts as facts_module
-from captions import scores as scores_module
 from captions.effects import EFFECT_COLUMNS, measure_effects
 from captions.facts import (
     FACT_COLUMNS,
@@ -21,6 +21,7 @@ from captions.facts import (
     measure_facts,
 )
 from captions.slots import REFERENCE_FEATURES, feature_slot, feature_vote
+from data import spread as spread_module
 from data.errors import InputError
 
 FEATURES = [
@@ -348,7 +349,7 @@ def test_slots_are_no_copies_of_each_other_on_real_profiles(shared):
 
 def test_the_page_on_facts_has_every_constant():
     page = (ROOT / "docs" / "facts.md").read_text(encoding="utf-8")
-    constants = vars(scores_module) | vars(facts_module)
+    constants = vars(spread_module) | vars(effects_module) | vars(facts_module)
     for name in (
         "MAX_Q_VALUE",
         "MIN_EFFECT",

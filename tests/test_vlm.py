@@ -12,6 +12,7 @@ from data.channels import stain_index
 from data.errors import InputError
 from vlm.adapters import load_model
 from vlm.pretrained import packaged_file
+from vlm.vision_tower import CELL_GAIN
 
 FEATURES = tiny_model()[0].model.vision_tower.reference_center.shape[1]
 
@@ -85,10 +86,12 @@ def test_controls_are_the_zero_of_the_scale():
     tower.fit_reference(features, torch.arange(40) // 20)
     imaged = torch.ones(1, 5, dtype=torch.bool)
     z = tower.standardize(features[None, :20], features[None, :20], imaged)
-    assert z.median(dim=1).values.abs().max() < 0.2
-    assert 0.5 < z.std() < 2
+    assert z.median(dim=1).values.abs().max() < 0.2 * CELL_GAIN
     far = tower.standardize(features[None] + 1e6, None, imaged)
-    assert far.max() == 10
+    first = FEATURES - tower.cell_statistics
+    for own, unit in ((slice(first), 1.0), (slice(first, None), CELL_GAIN)):
+        assert 0.5 < z[..., own].std() / unit < 2
+        assert far[..., own].max() == 10 * unit
 
 
 def test_stains_are_told_apart_by_name():
@@ -109,11 +112,21 @@ def test_how_a_stain_goes_with_a_missing_one_is_not_looked_at(tiny):
     features = torch.randn(1, 2, 5, FEATURES)
     mask = torch.tensor([[True, True, False, True, True]])
     other = features.clone()
-    other[..., FEATURES - tower.partners + stain_index("RNA")] += 3.0
+    other[..., FEATURES - tower.cell_statistics + stain_index("RNA")] += 3.0
     told = [tower(channel_features=one, channel_mask=mask) for one in (features, other)]
     assert torch.equal(told[0].last_hidden_state, told[1].last_hidden_state)
     whole = [tower(channel_features=one).pooler_output for one in (features, other)]
     assert not torch.allclose(*whole, atol=1e-4)
+
+
+def test_without_dna_no_cells_are_looked_at(tiny):
+    tower = tiny[0].model.vision_tower
+    features = torch.randn(1, 2, 5, FEATURES)
+    mask = torch.tensor([[False, True, True, True, True]])
+    other = features.clone()
+    other[..., -tower.cell_statistics :] += 3.0
+    told = [tower(channel_features=one, channel_mask=mask) for one in (features, other)]
+    assert torch.equal(told[0].last_hidden_state, told[1].last_hidden_state)
 
 
 def test_wrong_number_of_channels_is_named(tiny):

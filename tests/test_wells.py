@@ -24,7 +24,6 @@ from vlm.wells import (
     encode_sites,
     fill_blanks,
     fit_reference,
-    leave_out_blanks,
     open_wells,
     wrong_controls,
 )
@@ -105,12 +104,17 @@ def test_a_well_with_fewer_sites_repeats_its_own(bank):
     np.testing.assert_array_equal(features[1], bank.site_features[[6, 7, 8]])
 
 
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal, also where both are NaN."""
+    return torch.allclose(one.double(), other.double(), rtol=0, atol=0, equal_nan=True)
+
+
 def test_batches_go_through_all_wells_in_order(bank):
     parts = list(bank.batches(size=4))
     assert [len(part["channel_mask"]) for part in parts] == [4, 4, 4, 1]
     whole = bank.batch(np.arange(13))
     for name, value in whole.items():
-        assert torch.equal(torch.cat([part[name] for part in parts]), value)
+        assert same(torch.cat([part[name] for part in parts]), value)
 
 
 @pytest.mark.parametrize("as_mask", [True, False])
@@ -120,7 +124,7 @@ def test_selected_wells_keep_what_is_theirs(bank, as_mask):
     assert len(chosen) == 3
     assert chosen.wells["Metadata_Well"].tolist() == bank.wells["Metadata_Well"][rows].tolist()
     for name, value in chosen.batch([0, 1, 2]).items():
-        assert torch.equal(value, bank.batch(rows)[name])
+        assert same(value, bank.batch(rows)[name])
 
 
 def test_wells_are_asked_for_in_words(bank):
@@ -147,7 +151,7 @@ def test_features_are_computed_once_for_what_made_them(store, monkeypatch):
     assert calls == [16, 10]
     again = open_wells(store, model, processor)
     assert calls == [16, 10]
-    assert (first.site_features == again.site_features).all()
+    np.testing.assert_array_equal(first.site_features, again.site_features)
 
     with torch.no_grad():  # the tower above the backbone does not matter
         model.model.vision_tower.latents += 1
@@ -197,23 +201,33 @@ def test_one_black_site_is_left_out_and_a_black_channel_is_not_imaged():
     filled = features.copy()
     assert fill_blanks(filled, wells, 2).tolist() == [[True, True], [True, False]]
     np.testing.assert_array_equal(filled[1, 0], features[0, 0])
-    np.testing.assert_array_equal(filled[2:, 1], 0)
+    assert np.isnan(filled[2:, 1]).all()
     rest = ~np.isnan(features)
     np.testing.assert_array_equal(filled[rest], features[rest])
 
 
-def test_how_others_go_with_a_blank_plane_is_left_out_too(model_and_processor):
+def test_a_field_without_cells_takes_those_of_the_wells_other_field():
+    features = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    features[1, :, 2] = np.nan  # statistics of cells
+    filled = features.copy()
+    assert fill_blanks(filled, [np.array([0, 1])], 2).all()
+    np.testing.assert_array_equal(filled[1, :, 2], features[0, :, 2])
+    np.testing.assert_array_equal(filled[..., :2], features[..., :2])
+
+
+def test_a_well_without_cells_is_as_its_controls_in_what_cells_say(model_and_processor):
     tower = model_and_processor[0].model.vision_tower
-    pairs = tower.partners
-    seen = torch.ones(1, 2, 5, dtype=torch.bool)
-    seen[0, 1, 3] = False  # AGP, in the second site
-    features = leave_out_blanks(tower, torch.rand(1, 2, 5, tiny_feature_size()), seen)[0]
-    unknown = torch.isnan(features)
-    assert not unknown[0].any()
-    assert unknown[1, 3].all()
-    others = unknown[1][[0, 1, 2, 4]]
-    assert others[:, -pairs + 3].all()
-    assert others.sum() == 4
+    features = torch.randn(1, 2, 5, tiny_feature_size())
+    like_controls = features.clone()
+    features[..., -tower.cell_statistics :] = torch.nan
+    like_controls[..., -tower.cell_statistics :] = 0.5
+    controls = torch.full_like(features[:, :1], 0.5)
+    told = [
+        tower(channel_features=one, control_features=controls).last_hidden_state
+        for one in (features, like_controls)
+    ]
+    assert torch.isfinite(told[0]).all()
+    torch.testing.assert_close(*told)
 
 
 def test_sites_are_drawn_for_the_change_and_all_of_them_are_read(bank, model_and_processor):
@@ -273,8 +287,8 @@ def test_the_reference_is_fitted_to_the_controls(bank):
     controls = bank.wells["Metadata_control_type"] == "negcon"
     sites = np.concatenate([bank.sites_of[row] for row in np.flatnonzero(controls)])
     tower = model.model.vision_tower
-    expected = torch.from_numpy(bank.site_features[sites]).median(dim=0).values
-    assert torch.equal(tower.reference_center[tower.stain_ids], expected)
+    expected = torch.from_numpy(bank.site_features[sites]).nanmedian(dim=0).values
+    assert torch.equal(tower.reference_center[tower.stain_ids], expected.nan_to_num())
     assert (tower.reference_scale > 0).all()
 
 
@@ -284,8 +298,8 @@ def test_without_controls_all_wells_are_the_reference(bank):
     fit_reference(model, treated)
     sites = np.concatenate(treated.sites_of)
     tower = model.model.vision_tower
-    expected = torch.from_numpy(treated.site_features[sites]).median(dim=0).values
-    assert torch.equal(tower.reference_center[tower.stain_ids], expected)
+    expected = torch.from_numpy(treated.site_features[sites]).nanmedian(dim=0).values
+    assert torch.equal(tower.reference_center[tower.stain_ids], expected.nan_to_num())
 
 
 def test_a_channel_that_was_not_imaged_is_masked(tmp_path):
@@ -329,9 +343,9 @@ def write_tiles(folder: Path, reference: str) -> Path:
 def test_tiles_are_seen_beside_the_median_tile_whatever_the_tower_was_fitted_to(tmp_path):
     model, processor = tiny_model()
     bank = open_wells(write_tiles(tmp_path, MEDIAN_TILE), model, processor)
-    expected = np.median(bank.site_features, axis=0)
+    expected = np.nanmedian(bank.site_features, axis=0)
     for channel in (1, 4):  # ER and Mito: of the field that has them
-        expected[channel] = np.median(bank.site_features[:9, channel], axis=0)
+        expected[channel] = np.nanmedian(bank.site_features[:9, channel], axis=0)
         assert expected[channel].any()
     alone = bank.query("Metadata_Plate == 'three'")
     found = alone.batch([0, 5])["control_features"].numpy()
@@ -361,7 +375,9 @@ def test_a_median_well_is_the_towers_own_reference(tmp_path):
     five = bank.query("Metadata_Plate == 'five'")  # an odd number of sites: one is the median
     fit_reference(model, five)
     beside = five.batch(np.arange(9)) | {
-        "control_features": torch.from_numpy(np.median(five.site_features[:9], axis=0)[None, None])
+        "control_features": torch.from_numpy(five.site_features[None, :9])
+        .nanmedian(dim=1, keepdim=True)
+        .values
     }
     beside["control_features"] = beside["control_features"].expand(9, -1, -1, -1)
     said = model.model.vision_tower(**beside).last_hidden_state

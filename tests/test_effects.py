@@ -1,11 +1,16 @@
-"""Shifts: effects in a unit that all plates share."""
+"""Shifts and effects: wells against the controls of their plates."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from captions.shifts import measure_shifts
 
-from captions.effects import EFFECT_COLUMNS, measure_effects
+from captions.effects import (
+    EFFECT_COLUMNS,
+    compare_with_controls,
+    measure_effects,
+    measure_shifts,
+    share_scale,
+)
 from data.normalize import MEDIAN_WELL, SAME_PLATE_CONTROLS, feature_columns, normalize_profiles
 
 CONTROLS, TREATED = 14, 6
@@ -36,21 +41,41 @@ def plates(count: int = 12, spreads=(1.0,), change: float = 6.0, seed: int = 0) 
     return pd.concat(parts, ignore_index=True)
 
 
+def scaled(profiles: pd.DataFrame) -> pd.DataFrame:
+    return share_scale(profiles, normalize_profiles(profiles, SAME_PLATE_CONTROLS))
+
+
 def shifts_of(profiles: pd.DataFrame) -> pd.DataFrame:
-    return measure_shifts(profiles, normalize_profiles(profiles, SAME_PLATE_CONTROLS))
+    return measure_shifts(scaled(profiles))
 
 
-def test_a_change_has_the_same_shift_on_every_plate_and_unlike_effects():
+def by_plate(table: pd.DataFrame, profiles: pd.DataFrame) -> pd.Series:
+    treated = profiles["Metadata_control_type"] == ""
+    return table[MITO][treated].groupby(profiles["Metadata_Plate"][treated]).mean()
+
+
+def test_a_change_has_the_same_effect_on_every_plate_where_plates_are_alike():
     profiles = plates()
-    treated = (profiles["Metadata_control_type"] == "").to_numpy()
-    shifts = shifts_of(profiles)
-    effects = measure_effects(normalize_profiles(profiles, SAME_PLATE_CONTROLS))
-    by_plate = [
-        table[MITO][treated].groupby(profiles["Metadata_Plate"][treated]).mean()
-        for table in (shifts, effects)
-    ]
-    assert by_plate[0].mean() == pytest.approx(6.0, rel=0.15)
-    assert by_plate[0].std() < 0.6 * by_plate[1].std()
+    alone = pd.concat(
+        measure_effects(scaled(plate)).set_index(plate.index)
+        for _, plate in profiles.groupby("Metadata_Plate")
+    ).loc[profiles.index]
+    by_itself = by_plate(alone, profiles)
+    assert compare_with_controls(scaled(profiles)).prior_freedom > 50
+    for table in (shifts_of(profiles), measure_effects(scaled(profiles))):
+        found = by_plate(table, profiles)
+        assert found.mean() == pytest.approx(6.0, rel=0.15)
+        assert found.std() < 0.6 * by_itself.std()
+
+
+def test_the_effect_of_a_wild_plate_is_smaller_and_its_shift_is_not():
+    profiles = plates(count=40, spreads=(0.5, 2.0), change=6.0)
+    scale = scaled(profiles)
+    assert compare_with_controls(scale).prior_freedom < 10
+    effects, shifts = (by_plate(f(scale), profiles) for f in (measure_effects, measure_shifts))
+    wild = np.array([int(name[1:]) % 2 == 1 for name in effects.index])
+    assert effects[~wild].mean() > 2.5 * effects[wild].mean()
+    assert shifts[~wild].mean() == pytest.approx(shifts[wild].mean(), rel=0.15)
 
 
 def test_controls_of_all_plates_together_have_a_spread_of_one():
@@ -90,4 +115,6 @@ def test_with_too_few_controls_shifts_are_effects(kept):
     profiles = profiles[~few].reset_index(drop=True)
     reference = SAME_PLATE_CONTROLS if kept else MEDIAN_WELL
     normalized = normalize_profiles(profiles, reference)
-    pd.testing.assert_frame_equal(measure_shifts(profiles, normalized), measure_effects(normalized))
+    scale = share_scale(profiles, normalized)
+    pd.testing.assert_frame_equal(scale, normalized)
+    pd.testing.assert_frame_equal(measure_shifts(scale), measure_effects(scale))
