@@ -28,9 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="prepared store")
     parser.add_argument("--profiles", help="or: folder of normalised profiles, *.csv.gz")
-    parser.add_argument(
-        "--controls", type=int, help="keep so many a plate, drawn at random"
-    )
+    parser.add_argument("--controls", type=int, help="keep so many a plate, drawn at random")
     options = parser.parse_args()
     if options.data:
         normalized = load_profiles(options.data, normalized=True)

@@ -61,7 +61,9 @@ def main() -> None:
     for name in sorted(paths, key=REPRESENTATIONS.index):  # untrained comes last
         if name == "untrained":
             untrain(bare(model), config.seed)
-        features = backbone_features(bank) if name == "backbone" else well_embeddings(model, bank)
+        features = (
+            backbone_features(model, bank) if name == "backbone" else well_embeddings(model, bank)
+        )
         columns = [f"embedding_{i:03d}" for i in range(features.shape[1])]
         profiles = pd.concat([metadata, pd.DataFrame(features, columns=columns)], axis=1)
         with atomic_path(paths[name]) as path:

@@ -274,11 +274,14 @@ def well_embeddings(model: Vlm, bank: WellBank) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
-def backbone_features(bank: WellBank) -> np.ndarray:
-    """Frozen backbone features of every well, untouched by training: (n_wells, C * F) float32.
+def backbone_features(model: Vlm, bank: WellBank) -> np.ndarray:
+    """Frozen backbone features of every well, untouched by training: (n_wells, C * f) float32.
 
-    Each site's features, all channels together, are scaled to length one and averaged.
+    Each site's features, all channels together, are scaled to length one and averaged; 0 of a
+    channel that was not imaged. Statistics of cells are none of the backbone's.
     """
-    flat = bank.site_features.reshape(len(bank.site_features), -1)
-    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    cells = bare(model).model.vision_tower.cell_statistics
+    features = bank.site_features[..., : bank.site_features.shape[-1] - cells]  # (N, C, f)
+    flat = np.nan_to_num(features.reshape(len(features), -1))
+    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(1e-9)
     return np.stack([unit[sites].mean(axis=0) for sites in bank.sites_of])
