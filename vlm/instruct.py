@@ -102,7 +102,8 @@ class DescribeTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the mean loss over the answers' tokens."""
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
+        with self.accelerator.autocast():  # prepared models do so themselves, but FSDP2's
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
         loss = outputs.loss
         if not torch.isfinite(loss):  # the Trainer would count it as 0 and go on
             raise InputError(
