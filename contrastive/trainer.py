@@ -68,7 +68,7 @@ def align(
     Returns
     -------
     dict of Tensor
-        The model's state, gathered from all processes.
+        The model's state, gathered from all processes; the first process has it for sure.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def align(
                 parameter.copy_(mean)
     model.eval()
     merge_tower(model, ALIGN)
-    state = accelerator.get_state_dict(trained)
+    state = accelerator.get_state_dict(trained) or {}  # ZeRO-3 gives None beside the first process
     inner = "vlm."
     return {name[len(inner) :]: value for name, value in state.items() if name.startswith(inner)}
 

@@ -27,6 +27,7 @@ from _cli import parse_config, run_main
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from transformers import AutoProcessor, set_seed
+from transformers.integrations import unset_hf_deepspeed_config
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
@@ -194,6 +195,8 @@ def main() -> None:
     )
     if accelerator.is_fsdp2:
         fit_fsdp2(accelerator, align_config, sft)
+    unset_hf_deepspeed_config()  # ZeRO-3 spreads what was built; zero3_init_flag is not heeded
+    sft.deepspeed_plugin = None  # the accelerator has it, and refuses a second one
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(tracked / DESCRIBE))  # for the Trainer
     if lora.quantized and sft.mixed_precision != "bf16":
         raise InputError(f"base_precision {lora.base_precision} computes in bf16: set bf16: true")

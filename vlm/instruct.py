@@ -54,7 +54,7 @@ def train_describe(
     Returns
     -------
     dict of Tensor
-        The model's state, gathered from all processes.
+        The model's state, gathered from all processes; the first process has it for sure.
 
     Raises
     ------
@@ -83,7 +83,8 @@ def train_describe(
         with atomic_path(Path(args.output_dir).parent / "describe_history.jsonl") as path:
             path.write_text("".join(records))
     model.eval()
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    # ZeRO-3 gives None beside the first process.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     return {key.replace("_orig_mod.", ""): value for key, value in state.items()}  # torch.compile's
 
 
