@@ -127,7 +127,7 @@ def plain_loop(model, processor, bank: WellBank, images: Path, steps: int) -> fl
     """Train as one would without this repository's store, caches and trainer; seconds a step."""
     vlm, tokenizer = bare(model), processor.prompt_tokenizer
     tower = vlm.model.vision_tower
-    train_tower_and_heads(model)
+    train_tower_and_heads(model, settings(steps).weights)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     batches = TargetBatches(bank.wells, LABEL, 2, 4, seed=0)

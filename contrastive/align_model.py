@@ -33,13 +33,14 @@ class AlignModel(nn.Module):
         super().__init__()
         self.vlm = vlm
         self.losses = frozenset(losses)
-        # Starting points of CLIP and SigLIP.
+        # Starting points of CLIP and SigLIP; of one dimension, as FSDP2 spreads no scalars.
         self.scales = nn.ParameterDict()
         if self.losses & {"clip", "cwcl"}:
-            self.scales["logit_scale"] = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+            self.scales["logit_scale"] = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))
         if self.losses & {"siglip", "soft_label"}:
-            self.scales["sigmoid_scale"] = nn.Parameter(torch.tensor(math.log(10.0)))
-            self.scales["sigmoid_bias"] = nn.Parameter(torch.tensor(-10.0))
+            self.scales["sigmoid_scale"] = nn.Parameter(torch.tensor([math.log(10.0)]))
+            self.scales["sigmoid_bias"] = nn.Parameter(torch.tensor([-10.0]))
+        self._no_split_modules = vlm._no_split_modules  # what FSDP spreads one by one
 
     def forward(
         self, wells: dict[str, torch.Tensor], prompts: dict[str, torch.Tensor] | None
@@ -80,6 +81,6 @@ class AlignModel(nn.Module):
         if len(prompts["input_ids"]) == 0:
             return encoded
         encoded["prompts"] = vlm.embed_prompts(**prompts).float()
-        for name, value in self.scales.items():
+        for name, (value,) in self.scales.items():
             encoded[name] = value.clone() if name == "sigmoid_bias" else value.exp()
         return encoded

@@ -45,15 +45,20 @@ def backward_in_chunks(
     dict of scalars
         What `losses_of` gave.
     """
+
+    def encode(inputs: tuple) -> Encoded:
+        with accelerator.autocast():  # accelerate's prepared models do so themselves, but FSDP2's
+            return model(*inputs)
+
     if count == 1:
         (inputs,) = chunks()
-        losses = losses_of(model(*inputs))
+        losses = losses_of(encode(inputs))
         accelerator.backward(losses["loss"])
         return losses
     device = accelerator.device
     # The second reading must drop out what the first one did: it begins with the same random state.
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        encoded = [model(*inputs) for inputs in chunks()]
+        encoded = [encode(inputs) for inputs in chunks()]
     leaves = {name: value.requires_grad_() for name, value in _join(encoded).items()}
     losses = losses_of(leaves)
     losses["loss"].backward()
@@ -62,7 +67,7 @@ def backward_in_chunks(
         last = number == count
         with nullcontext() if last else accelerator.no_sync(model):  # ranks meet once
             pulls = []
-            for name, value in model(*inputs).items():
+            for name, value in encode(inputs).items():
                 gradient = leaves[name].grad
                 if gradient is None:
                     continue

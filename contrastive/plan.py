@@ -54,7 +54,7 @@ def plan_align(
     L, C = align.align_max_prompt_tokens, len(config.vision_config.channels)
     K = len(config.vision_config.readout_groups)
     with fake_model(config, settings, describe=False) as model:
-        train_tower_and_heads(model)
+        train_tower_and_heads(model, align.weights)
         trained = AlignModel(model, align.weights)
         F = bare(model).model.vision_tower.reference_center.shape[1]
 

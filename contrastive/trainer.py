@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def align(
     Returns
     -------
     dict of Tensor
-        The model's state, gathered from all processes.
+        The model's state, gathered from all processes; the first process has it for sure.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def align(
         is not finite (the last checkpoint is kept).
     """
     trained = AlignModel(model, config.weights)
-    train_tower_and_heads(model)
+    train_tower_and_heads(model, config.weights)
     optimizer = _optimizer(_parameter_groups(trained, config), config.align_optimizer)
     schedule = get_cosine_schedule_with_warmup(
         optimizer, config.align_warmup_steps, config.align_steps
@@ -182,20 +182,39 @@ def align(
                 parameter.copy_(mean)
     model.eval()
     merge_tower(model, ALIGN)
-    state = accelerator.get_state_dict(trained)
+    state = accelerator.get_state_dict(trained) or {}  # ZeRO-3 gives None beside the first process
     inner = "vlm."
     return {name[len(inner) :]: value for name, value in state.items() if name.startswith(inner)}
 
 
-def train_tower_and_heads(model: PeftModel) -> None:
-    """Let the tower (without its backbone) and the projection heads be trained beside LoRA."""
+def train_tower_and_heads(model: PeftModel, losses: Collection[str]) -> None:
+    """Let the tower (without its backbone) and the projection heads be trained beside LoRA.
+
+    What no loss reaches is frozen: DeepSpeed would let it decay, and FSDP2 does not load the
+    optimizer of a parameter that never had a gradient.
+
+    Parameters
+    ----------
+    model : PeftModel
+    losses : collection of str
+        Which losses have a weight (`objective.LOSSES`).
+    """
     vlm = bare(model)
-    for module in (vlm.model.vision_tower, vlm.well_projection, vlm.text_projection):
-        module.requires_grad_(True)
-    for name, parameter in vlm.model.vision_tower.named_parameters():
+    tower = vlm.model.vision_tower
+    reads_prompts = any(name in losses for name in PROMPT_LOSSES)
+    vlm.well_projection.requires_grad_(set(losses) != {"shift"})
+    vlm.text_projection.requires_grad_(reads_prompts)
+    if not reads_prompts or vlm.text_encoder is not None:
+        vlm.model.language_model.requires_grad_(False)
+    for name, parameter in tower.named_parameters():
         through_lora = ".base_layer." in name  # LoRA learns in its place
-        frozen = name.startswith("backbone.") and "lora_" not in name
-        parameter.requires_grad_(not (through_lora or frozen))
+        in_backbone = name.startswith("backbone.")
+        learns = "lora_" in name if in_backbone else "shift" in losses and not through_lora
+        parameter.requires_grad_(learns)
+    tower.linear_maps.requires_grad_(True)  # the change, by itself
+    tower.channel_mlp.requires_grad_(False)  # only in tokens, as are codes
+    for code in tower.codes():
+        code.requires_grad_(False)
 
 
 def _read_chunks(

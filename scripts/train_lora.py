@@ -27,6 +27,8 @@ from _cli import parse_config, run_main
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from transformers import AutoProcessor, set_seed
+from transformers.integrations import unset_hf_deepspeed_config
+from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
 from captions.descriptions import CHANGES, STRENGTHS, subject
@@ -192,6 +194,10 @@ def main() -> None:
         log_with=[name for name in sft.report_to if name in LOGGER_TYPE_TO_CLASS] or None,
         project_dir=tracked,
     )
+    if accelerator.is_fsdp2:
+        fit_fsdp2(accelerator, align_config, sft)
+    unset_hf_deepspeed_config()  # ZeRO-3 spreads what was built; zero3_init_flag is not heeded
+    sft.deepspeed_plugin = None  # the accelerator has it, and refuses a second one
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(tracked / DESCRIBE))  # for the Trainer
     if lora.quantized and sft.mixed_precision != "bf16":
         raise InputError(f"base_precision {lora.base_precision} computes in bf16: set bf16: true")
@@ -222,6 +228,25 @@ def main() -> None:
     accelerator.print(f"model: {out / 'model'}")
 
 
+def fit_fsdp2(accelerator: Accelerator, align_config: AlignConfig, sft: RunningConfig) -> None:
+    """Let FSDP2 compute as processes with whole models do: in bf16 where autocast says so.
+
+    Its own policy would round tower, embeddings and the sums of gradients to bf16.
+
+    Raises
+    ------
+    InputError
+        When an optimizer is of 8 bits: bitsandbytes does not know spread parameters.
+    """
+    accelerator.state.fsdp_plugin.mixed_precision_policy = None
+    for name, optimizer, other in (
+        ("align_optimizer", align_config.align_optimizer, "adamw"),
+        ("optim", OptimizerNames(sft.optim).value, "adamw_torch"),
+    ):
+        if "8bit" in optimizer:
+            raise InputError(f"{optimizer} does not work with FSDP2: set {name}: {other}")
+
+
 def plan(
     config: TrainConfig, lora: LoraSettings, align_config: AlignConfig, sft: RunningConfig
 ) -> str:
@@ -234,7 +259,7 @@ def plan(
         length=sft.max_length or 1024,
         checkpointing=sft.gradient_checkpointing,
         bf16=sft.mixed_precision == "bf16",
-        small_optimizer="8bit" in str(sft.optim),
+        small_optimizer="8bit" in OptimizerNames(sft.optim).value,
         accumulates=sft.gradient_accumulation_steps > 1,
     )
     return plan_text(model, lora, align_config, step)

@@ -118,3 +118,14 @@ def whole_run(training_folder) -> Path:
     code, printed = run_script(*train, cwd=training_folder)
     assert code == 0, printed[-3000:]
     return training_folder / "whole"
+
+
+@pytest.fixture(scope="session")
+def whole_two(training_folder) -> Path:
+    """The same of two processes, with one target each in a batch."""
+    from processes import run_ranks
+
+    train = ("train_lora", "--config", "training.yaml", "--align_num_targets", 1)
+    codes = run_ranks(*train, "--out", "whole_two", cwd=training_folder)
+    assert codes == [0, 0], (training_folder / "printed0.txt").read_text()[-3000:]
+    return training_folder / "whole_two"

@@ -101,7 +101,7 @@ def measured_align(
 
     def build() -> Callable[[], None]:
         model = _adapted(config, settings, step, scratch, describe=False)
-        train_tower_and_heads(model)
+        train_tower_and_heads(model, align.weights)
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if step.bf16 else "no")
         trained = AlignModel(model, align.weights)
         groups = _parameter_groups(trained, align)

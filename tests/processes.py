@@ -54,8 +54,26 @@ def run_script(
     return process.exitcode, log.read_text()
 
 
-def run_ranks(name: str, *arguments: object, cwd: Path, size: int = 2) -> list[int]:
-    """Run a script as `size` processes that train together; return their exit codes."""
+def run_ranks(
+    name: str,
+    *arguments: object,
+    cwd: Path,
+    size: int = 2,
+    stop: tuple[str, int] | None = None,
+    environment: dict[str, str] | None = None,
+) -> list[int]:
+    """Run a script as `size` processes that train together; return their exit codes.
+
+    Parameters
+    ----------
+    name, *arguments, cwd
+        As in `run_script`; rank r prints to `printed<r>.txt`.
+    size : int
+    stop : (str, int), optional
+        As in `run_script`, in the last process only.
+    environment : dict, optional
+        What `accelerate launch` would set, beside ranks and ports.
+    """
     words = [str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -64,7 +82,10 @@ def run_ranks(name: str, *arguments: object, cwd: Path, size: int = 2) -> list[i
     for rank in range(size):
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
         names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        options = {"environment": {name: str(value) for name, value in names.items()}}
+        options: dict[str, Any] = {
+            "environment": {k: str(v) for k, v in names.items()} | (environment or {}),
+            "stop": stop if rank == size - 1 else None,
+        }
         log = cwd / f"printed{rank}.txt"
         ranks.append(FORK.Process(target=_run, args=(words, cwd, log), kwargs=options))
         ranks[-1].start()
@@ -86,6 +107,8 @@ def _run(
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.update(environment or {})
+    if "ACCELERATE_USE_FSDP" in os.environ:
+        allow_fsdp()
     sys.path.insert(0, str(ROOT / "scripts"))
     sys.argv = words
     # A shell starts its background jobs deaf to Ctrl-C, and so would this be.
@@ -93,6 +116,25 @@ def _run(
     if stop is not None:
         stop_at(*stop, with_signal)
     runpy.run_path(words[0], run_name="__main__")
+
+
+def allow_fsdp() -> None:
+    """Let accelerate spread a model over CPU processes, as it does over GPUs.
+
+    `AcceleratorState` (accelerate 1.15) looks at ACCELERATE_USE_FSDP only where the processes are
+    said to be on GPUs (or alike): on CPUs it goes on as plain DDP, without a word.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    start = PartialState.__init__
+
+    def started(self: PartialState, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:  # device and backend stay
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = started  # type: ignore[method-assign]
 
 
 def stop_at(function: str, call: int, with_signal: int) -> None:

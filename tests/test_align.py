@@ -13,6 +13,7 @@ from tiny import tiny_adapter, tiny_bank, tiny_model
 
 from captions.prompts import PROMPT_FIELDS, join_fields
 from contrastive.configuration import AlignConfig
+from contrastive.objective import LOSSES
 from contrastive.trainer import align
 from data.errors import InputError
 from vlm.adapters import ALIGN
@@ -146,6 +147,15 @@ def test_every_loss_learns_by_itself(tmp_path, loss):
     assert set(records[0]) == {"step", "loss", loss}  # a weight of zero costs nothing
     last = np.mean([record[loss] for record in records[-4:]])
     assert last < 0.95 * np.mean([record[loss] for record in records[:4]])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_trained_is_what_a_loss_reaches(tmp_path, loss):
+    """Others DeepSpeed would let decay; FSDP2 could not load their optimizer."""
+    changed = ALONE | {f"align_{loss}_weight": 1.0, "align_steps": 1, "align_prompt_every": 1}
+    model = run(tmp_path, config=settings(**changed))
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
 
 
 def test_only_what_should_be_trained_is_changed(tmp_path):

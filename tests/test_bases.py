@@ -21,6 +21,7 @@ from transformers import (
 )
 from trl import SFTConfig
 
+from contrastive.align_model import AlignModel
 from contrastive.configuration import AlignConfig
 from contrastive.trainer import align
 from data.channels import CHANNELS
@@ -320,3 +321,14 @@ def test_images_come_one_a_well_or_as_trls_collator_gives_them(folder_of):
     plain = processor(images=wells)["pixel_values"]
     nested = processor(images=[[well] for well in wells])["pixel_values"]
     assert torch.equal(plain, nested)
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_layers_are_named_for_fsdp_and_are_in_the_model(folder_of, kind):
+    model, _ = new_model(folder_of(kind), kind)
+    trained = AlignModel(tiny_adapter(model, ALIGN), ["clip"])
+    found = {type(module).__name__ for module in trained.modules()}
+    assert trained._no_split_modules <= found
+    layer = model.model.language_model.layers[0]
+    assert type(layer).__name__ in trained._no_split_modules
+    assert all(parameter.dim() for parameter in trained.parameters())  # FSDP2 refuses scalars

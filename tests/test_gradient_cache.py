@@ -40,7 +40,7 @@ def test_gradients_are_those_of_the_whole_batch(dropout):
     fit_reference(model, bank)
     torch.manual_seed(0)
     model = tiny_adapter(model, ALIGN, dropout=dropout)
-    train_tower_and_heads(model)
+    train_tower_and_heads(model, WEIGHTS)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout

@@ -128,8 +128,8 @@ def test_parameters_are_those_of_the_real_model():
         if describe:
             plan = plan_describe(config, settings(), replace(STEP, length=64))
         else:
-            train_tower_and_heads(model)
             align = AlignConfig(align_num_targets=2, align_prompt_targets=2)
+            train_tower_and_heads(model, align.weights)
             plan = plan_align(config, settings(), align, STEP)
         assert plan.parameters == sum(p.numel() for p in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -54,7 +54,7 @@ def train_describe(
     Returns
     -------
     dict of Tensor
-        The model's state, gathered from all processes.
+        The model's state, gathered from all processes; the first process has it for sure.
 
     Raises
     ------
@@ -83,7 +83,8 @@ def train_describe(
         with atomic_path(Path(args.output_dir).parent / "describe_history.jsonl") as path:
             path.write_text("".join(records))
     model.eval()
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    # ZeRO-3 gives None beside the first process.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     return {key.replace("_orig_mod.", ""): value for key, value in state.items()}  # torch.compile's
 
 
@@ -102,7 +103,8 @@ class DescribeTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the mean loss over the answers' tokens."""
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
+        with self.accelerator.autocast():  # prepared models do so themselves, but FSDP2's
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
         loss = outputs.loss
         if not torch.isfinite(loss):  # the Trainer would count it as 0 and go on
             raise InputError(

@@ -79,6 +79,9 @@ class CellPaintingVlmForConditionalGeneration(LlavaForConditionalGeneration):
             else None
         )
         self.post_init()
+        # Transformers collects classes that a tower may have; FSDP refuses what a model lacks.
+        found = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules.intersection_update(found)
 
     def forward(
         self,

@@ -136,7 +136,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         super()._init_weights(module)
         if module is self:
             nn.init.normal_(self.latents, std=self.config.initializer_range)
-            own = self._codes()
+            own = self.codes()
             codes = nn.init.orthogonal_(torch.cat(own))
             for parameter, values in zip(own, codes.split([len(c) for c in own]), strict=True):
                 if not _is_loaded(parameter):
@@ -426,10 +426,10 @@ class CellPaintingVisionTower(PreTrainedModel):
 
     def _unspoken(self, tokens: torch.Tensor) -> torch.Tensor:
         """Take the codes out of tokens (..., D) that are no statements: they must not say words."""
-        codes = torch.cat(self._codes())  # (N, D)
+        codes = torch.cat(self.codes())  # (N, D)
         return tokens - tokens @ codes.T @ codes
 
-    def _codes(self) -> tuple[torch.Tensor, ...]:
+    def codes(self) -> tuple[torch.Tensor, ...]:
         """All that tokens are written with, at right angles to each other."""
         return (self.readout_codes, self.group_codes, self.change_code, self.missing_codes)
 
