@@ -21,6 +21,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from vlm.cells import paint_field
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
 from vlm.planes import has_structure
 from vlm.vision_tower import CellPaintingVisionTower
@@ -111,7 +112,9 @@ def _heat(
         total = pooled.sum(dim=(1, 2), keepdim=True).clamp_min(1e-6)
         heat += weight * back(pushed)[0] / total
     if tower.cell_statistics:
-        weight, values = tower.paint_cells(pixels)  # (1, h, w), (C, f, h, w), finer than pixels
+        config = tower.config
+        # (1, h, w) and (C, f, h, w), finer than the pixels where these are few.
+        weight, values = paint_field(pixels, config.channels, config.pixel_scale)
         fine = weight * push(values.nan_to_num()) / weight.sum().clamp_min(1e-6)
         heat += F.adaptive_avg_pool2d(fine, (H, W)) * (fine[0].numel() / (H * W))
     return heat

@@ -109,6 +109,41 @@ def average_cells(statistics: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
+@torch.no_grad()
+def encode_cells(
+    pixel_values: torch.Tensor, channels: Sequence[str], pixel_scale: Sequence[float]
+) -> torch.Tensor:
+    """Measure the cells of fields and average over each field's, every cell alike.
+
+    Parameters
+    ----------
+    pixel_values : (B, S, C, H, W) float
+        As the image processor makes them.
+    channels : sequence of C str
+    pixel_scale : three floats
+        gamma, mean and std of the image processor, which are undone.
+
+    Returns
+    -------
+    (B, S, C, len(STATISTICS)) float
+        NaN of a plane without an image, and in fields without cells.
+    """
+    averages = [
+        average_cells(measure_cells(field, channels)[1])
+        for field in _intensities(pixel_values.flatten(0, 1), pixel_scale)
+    ]
+    found = torch.from_numpy(np.stack(averages)).unflatten(0, pixel_values.shape[:2])
+    return found.to(pixel_values)
+
+
+def paint_field(
+    pixel_values: torch.Tensor, channels: Sequence[str], pixel_scale: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Paint the cells of one field (C, H, W) with their statistics: see `paint_cells`."""
+    weight, values = paint_cells(*measure_cells(_intensities(pixel_values, pixel_scale), channels))
+    return weight.to(pixel_values), values.to(pixel_values)
+
+
 def paint_cells(
     labels: NDArray[np.int32], statistics: NDArray[np.float32]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,6 +168,12 @@ def paint_cells(
     weight = np.divide(1.0, area, where=area > 0, out=np.zeros(len(area)))[labels]
     values = torch.from_numpy(painted).permute(2, 3, 0, 1)
     return torch.from_numpy(weight.astype(np.float32))[None], values
+
+
+def _intensities(pixel_values: torch.Tensor, pixel_scale: Sequence[float]) -> NDArray[np.float32]:
+    """Undo what the image processor did to pixels."""
+    gamma, mean, std = pixel_scale
+    return ((pixel_values.float().cpu() * std + mean).clamp_min(0.0) ** (1 / gamma)).numpy()
 
 
 def _enlarge(planes: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -15,7 +15,6 @@ every method after `encode_channels` also takes features that were computed befo
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -24,9 +23,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from data.channels import STAINS, stain_index
 from vlm.backbone import feature_maps, map_widths, new_backbone
-from vlm.cells import STATISTICS, average_cells, measure_cells, paint_cells
+from vlm.cells import STATISTICS, encode_cells
 from vlm.configuration import CellPaintingVisionConfig
-from vlm.planes import foreground, has_structure
+from vlm.planes import compartments, has_structure
 
 MAX_DEVIATION = 10.0  # a z beyond this says "far off"; how far is noise
 CELL_GAIN = 4.0
@@ -164,7 +163,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         pixel_values : (B, S, C, H, W) float
             As the image processor makes them.
         cells : (B, S, C, f) float, optional
-            Of `encode_cells`, where that is at hand: no training changes it.
+            Of `vlm.cells.encode_cells`, where that is at hand: no training changes it.
 
         Returns
         -------
@@ -179,7 +178,8 @@ class CellPaintingVisionTower(PreTrainedModel):
             pooled.append(torch.einsum("ncfhw,nkhw->ncf", values, share))
         features = torch.cat(pooled, dim=2).unflatten(0, pixel_values.shape[:2])
         if self.cell_statistics:
-            cells = self.encode_cells(pixel_values) if cells is None else cells
+            if cells is None:
+                cells = encode_cells(pixel_values, self.config.channels, self.config.pixel_scale)
             features = torch.cat([features, cells], dim=3)
         return features
 
@@ -206,64 +206,9 @@ class CellPaintingVisionTower(PreTrainedModel):
         together = C if self.config.stem == "inflated" else 1  # channels the backbone sees at once
         planes = pixel_values.reshape(N * C // together, together, H, W)
         maps = feature_maps(self.backbone, planes, self.config.backbone_layers)
-        for weight in self.compartments(pixel_values):  # (N, 1, H, W) each
+        for weight in compartments(pixel_values, self.config.channels):  # (N, 1, H, W) each
             for feature_map in maps:  # (N*C, f, h, w)
                 yield weight, feature_map.unflatten(0, (N, -1))
-
-    @torch.no_grad()
-    def encode_cells(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Measure cells and average over them, each counts alike.
-
-        Parameters
-        ----------
-        pixel_values : (B, S, C, H, W) float
-
-        Returns
-        -------
-        (B, S, C, f) float
-            NaN of a plane without an image, and in fields without cells.
-        """
-        fields = self._intensities(pixel_values).flatten(0, 1)
-        averages = [
-            average_cells(measure_cells(field.numpy(), self.config.channels)[1]) for field in fields
-        ]
-        found = torch.from_numpy(np.stack(averages)).unflatten(0, pixel_values.shape[:2])
-        return found.to(pixel_values)
-
-    @torch.no_grad()
-    def paint_cells(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give one field's (C, H, W) cells their statistics, as `vlm.cells.paint_cells` does."""
-        field = self._intensities(pixel_values)
-        weight, values = paint_cells(*measure_cells(field.numpy(), self.config.channels))
-        return weight.to(pixel_values), values.to(pixel_values)
-
-    def _intensities(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Undo what the image processor did to pixels, on the CPU."""
-        gamma, mean, std = self.config.pixel_scale
-        return (pixel_values.float().cpu() * std + mean).clamp_min(0.0) ** (1 / gamma)
-
-    def compartments(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tell, softly, where nuclei and cytoplasm are.
-
-        Nuclei are the bright part of the DNA stain, cells that of the other stains together;
-        cytoplasm is cells without nuclei. Without a DNA stain, both are the cells.
-
-        Parameters
-        ----------
-        pixel_values : (N, C, H, W) float
-
-        Returns
-        -------
-        nuclei, cytoplasm : (N, 1, H, W) float in [0, 1]
-        """
-        channels = self.config.channels
-        others = [i for i, name in enumerate(channels) if name != "DNA"]
-        cells = foreground(pixel_values[:, others or [0]].mean(dim=1, keepdim=True))
-        if "DNA" not in channels:
-            return cells, cells
-        dna = channels.index("DNA")
-        nuclei = foreground(pixel_values[:, dna : dna + 1])
-        return nuclei, (cells - nuclei).clamp_min(0.0)
 
     @torch.no_grad()
     def fit_reference(self, features: torch.Tensor, plate: torch.Tensor) -> None:
