@@ -400,7 +400,7 @@ class CellPaintingVisionTower(PreTrainedModel):
             None takes the reference that the tower was fitted with.
         channel_mask : (B, channels) bool
             What was not imaged is as in the controls: a channel, others' correlations with it, and
-            without DNA all cells. So is what is NaN.
+            without DNA all cells. So are statistics of cells that are NaN.
 
         Returns
         -------
@@ -411,18 +411,19 @@ class CellPaintingVisionTower(PreTrainedModel):
         else:
             center = control_features.nanmedian(dim=1, keepdim=True).values  # (B, 1, C, F)
         z = (channel_features - center) / self.reference_scale[self.stain_ids]
-        z = z.clamp(-MAX_DEVIATION, MAX_DEVIATION).nan_to_num(0.0)
-        first = z.shape[-1] - self.cell_statistics
-        z = torch.cat([z[..., :first], CELL_GAIN * z[..., first:]], dim=-1)
+        z = z.clamp(-MAX_DEVIATION, MAX_DEVIATION).masked_fill(center.isnan(), 0.0)
+        maps, cells = z.tensor_split([z.shape[-1] - self.cell_statistics], dim=-1)
+        z = torch.cat([maps, CELL_GAIN * cells.nan_to_num(0.0)], dim=-1)
         if self.config.stem == "inflated":
-            return z * channel_mask.any(dim=1)[:, None, None, None]
-        seen = channel_mask[..., None].expand(-1, -1, z.shape[-1]).clone()  # (B, C, F)
+            seen = channel_mask.any(dim=1)[:, None, None]  # (B, 1, 1)
+        else:
+            seen = channel_mask[..., None].expand(-1, -1, z.shape[-1]).clone()  # (B, C, F)
         if self.cell_statistics:
             imaged = self._imaged_stains(channel_mask)[:, None]  # (B, 1, stains)
-            cells = seen[..., first:]
-            cells &= imaged[..., stain_index("DNA"), None]
-            cells[..., : len(STAINS)] &= imaged
-        return z * seen[:, None]
+            of_cells = seen[..., -self.cell_statistics :]  # views, changed in place
+            of_cells &= imaged[..., stain_index("DNA"), None]
+            of_cells[..., : len(STAINS)] &= imaged
+        return torch.where(seen[:, None], z, 0.0)
 
 
 def _needed_stains(config: CellPaintingVisionConfig) -> torch.Tensor:
