@@ -28,6 +28,8 @@ from vlm.configuration import CellPaintingVisionConfig
 from vlm.planes import compartments, has_structure
 
 MAX_DEVIATION = 10.0  # a z beyond this says "far off"; how far is noise
+NO_SCALE = 1e12
+"""The reference scale of what does not vary among controls, or was not seen: its z is 0."""
 CELL_GAIN = 4.0
 """What a z of a cell statistic counts: they are few beside the backbone's features, and say more.
 
@@ -229,7 +231,7 @@ class CellPaintingVisionTower(PreTrainedModel):
         scale = 1.4826 * residual.abs().nanmedian(dim=0).values
         maps = scale[:, : scale.shape[1] - self.cell_statistics]  # a view, changed in place
         maps.clamp_(min=0.1 * maps.mean(dim=1, keepdim=True))  # dead features must not explode
-        scale = torch.where(scale > 1e-6, scale, torch.inf)  # nor what is the same everywhere
+        scale = torch.where(scale > 1e-6, scale, NO_SCALE)  # nor what is the same everywhere
         self.reference_center[self.stain_ids] = center.nan_to_num()
         self.reference_scale[self.stain_ids] = scale
 
