@@ -28,7 +28,7 @@ env: .venv/installed  ## Make .venv from requirements.lock (about 5 GB).
 	@echo $$(($$(date +%s) - $$(cat .venv/started))) > .venv/install_seconds
 	@touch $@
 
-quickstart: env  ## Simulate, train, evaluate and report, in about 15 minutes on 2 cores.
+quickstart: env  ## Simulate, train, evaluate and report, in 15 to 25 minutes on 2 cores.
 	$(BIN)/python scripts/run_quickstart.py --install_seconds $$(cat .venv/install_seconds)
 
 lint: env  ## Check style and types.

@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from captions.descriptions import read_claims
-from captions.effects import measure_effects
+from captions.effects import compare_with_controls, measure_effects
 from captions.facts import FACT_SLOTS, MAX_FACTS, measure_facts
 from captions.questions import DESCRIBE
 from captions.verification import (
@@ -57,8 +57,9 @@ def main() -> None:
     model, processor = load_model(options.model)
     bank = open_wells(options.data, bare(model), processor)
     profiles = load_profiles(options.data, normalized=True)
-    effects = measure_effects(profiles)
-    by_key = measurements(measure_facts(profiles), effects)
+    compared = compare_with_controls(profiles)
+    effects = measure_effects(profiles, compared)
+    by_key = measurements(measure_facts(profiles, compared), effects)
     keys = list(bank.wells[KEY].itertuples(index=False, name=None))
     measured = [by_key[key] for key in keys]
     field_of = bank.wells["Metadata_Plate"].to_numpy()

@@ -15,6 +15,7 @@ from scipy import stats
 from captions.scores import align_features, slot_scores
 from captions.slots import FACT_SLOTS, Slot
 from data.errors import InputError
+from data.normalize import feature_columns
 from data.spread import (
     MAD_TO_SD,
     MIN_CONTROLS,
@@ -22,6 +23,7 @@ from data.spread import (
     column_medians,
     moderate,
     pool_variances,
+    prediction_p_values,
 )
 
 CONTROLS_UNCHANGED = 0.95
@@ -79,7 +81,7 @@ def share_scale(profiles: pd.DataFrame, normalized: pd.DataFrame) -> pd.DataFram
     control = (profiles["Metadata_control_type"] == "negcon").to_numpy()
     if min((control[plate == name].sum() for name in set(plate)), default=0) < MIN_CONTROLS:
         return normalized
-    features = [name for name in map(str, normalized) if not name.startswith("Metadata_")]
+    features = feature_columns(normalized)
     values = profiles[features].to_numpy(np.float64, copy=True)
     for name in set(plate):
         rows = plate == name
@@ -118,13 +120,15 @@ def compare_with_controls(profiles: pd.DataFrame) -> Comparison:
     deviations, variances, freedom = (np.full(shape, np.nan) for _ in range(3))
     of_plates = np.full((2, len(compared), shape[1]), np.nan)  # variances, degrees of freedom
     for number, rows in enumerate(compared):
-        deviations[rows], variances[rows], freedom[rows] = _compare(scores[rows], is_control[rows])
-        of_plates[:, number] = _spread(scores[rows[is_control[rows]]])[1:]
+        own = _spread(scores[rows[is_control[rows]]])
+        of_plates[:, number] = own[1:]
+        deviations[rows], variances[rows], freedom[rows] = _compare(
+            scores[rows], is_control[rows], own
+        )
     pooled, prior_freedom = pool_variances(*of_plates)
     effects = deviations / np.sqrt(moderate(variances, freedom, pooled, prior_freedom))
     shifts = deviations / np.sqrt(np.where(np.isinf(variances), np.inf, pooled))
-    t = effects / np.sqrt(1 + 1 / (freedom + 1))
-    p_values = 2 * stats.t.sf(np.abs(t), freedom + prior_freedom)
+    p_values = prediction_p_values(effects, freedom, prior_freedom)
 
     largest = np.nan_to_num(np.abs(effects)).max(axis=1, initial=0.0, keepdims=True)
     unlike_controls = np.ones_like(largest, bool)
@@ -188,8 +192,12 @@ def _by_slot(profiles: pd.DataFrame, values: Array) -> pd.DataFrame:
     return pd.concat([key, pd.DataFrame(values, columns=EFFECT_COLUMNS)], axis=1)
 
 
-def _compare(scores: Array, is_control: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+def _compare(
+    scores: Array, is_control: NDArray[np.bool_], spread: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
     """Hold wells of one plate, (n, K), against its controls; a control against the others.
+
+    `spread` is `_spread` of all its controls.
 
     Returns
     -------
@@ -199,7 +207,7 @@ def _compare(scores: Array, is_control: NDArray[np.bool_]) -> tuple[Array, Array
     """
     controls = scores[is_control]
     measured = np.isfinite(controls).sum(axis=0) >= MIN_CONTROLS
-    centres, variances, freedom = (np.tile(row, (len(scores), 1)) for row in _spread(controls))
+    centres, variances, freedom = (np.tile(row, (len(scores), 1)) for row in spread)
     for number, row in enumerate(np.flatnonzero(is_control)):
         centres[row], variances[row], freedom[row] = _spread(np.delete(controls, number, axis=0))
     for values in (centres, variances, freedom):

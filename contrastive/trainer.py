@@ -284,22 +284,3 @@ def _parameter_groups(model: AlignModel, config: AlignConfig) -> list[dict]:
             "weight_decay": config.align_weight_decay,
         },
     ]
-
-
-def _share(
-    rows: np.ndarray, labels: np.ndarray, reagents: list[str], rank: int, size: int
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Take a rank's part of a batch that all ranks drew alike: whole targets, equal sizes."""
-    if size == 1:
-        return rows, labels, reagents
-    targets = len(reagents) // 2 // size
-    if targets == 0:
-        raise InputError(
-            f"phase align: {size} processes share {len(reagents) // 2} target(s) in a batch: the "
-            "training wells have too few targets for so many processes"
-        )
-    extra = (len(rows) - 2 * len(reagents)) // size
-    own = np.arange(4 * targets * rank, 4 * targets * (rank + 1))
-    own_extra = 2 * len(reagents) + np.arange(extra * rank, extra * (rank + 1))
-    keep = np.concatenate([own, own_extra])
-    return rows[keep], labels[keep], reagents[2 * targets * rank : 2 * targets * (rank + 1)]

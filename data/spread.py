@@ -29,6 +29,14 @@ def column_medians(values: Array) -> Array:
     return medians
 
 
+def column_means(values: NDArray) -> NDArray:
+    """Mean over the first axis of (n, ...), without NaN: (...) of its dtype, NaN of nothing."""
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(values.dtype)
+
+
 def clipped_variance(deviations: Array, lost: float) -> Array:
     """Variance of each column, far deviations clipped; infinite (nothing is a change) if flat.
 
@@ -104,6 +112,16 @@ def moderate(variances: Array, freedom: Array, pooled: Array, prior_freedom: flo
     share = 1.0 if np.isinf(prior_freedom) else prior_freedom / (prior_freedom + freedom)
     drawn = share * pooled + (1 - share) * np.where(known, variances, 1.0)
     return np.where(known, drawn, variances)
+
+
+def prediction_p_values(effects: Array, freedom: Array | float, prior_freedom: float) -> Array:
+    """Two-sided p of wells' effects, by how many controls made their unit.
+
+    Student's t of e / sqrt(1 + 1/n) for n = freedom + 1 controls (a prediction interval), with
+    freedom + prior_freedom degrees of freedom.
+    """
+    t = np.abs(effects) / np.sqrt(1 + 1 / (freedom + 1))
+    return 2 * stats.t.sf(t, freedom + prior_freedom)
 
 
 def benjamini_hochberg(p_values: Array) -> Array:

@@ -26,7 +26,7 @@ from captions.answers import Reply, Seen
 from captions.asking import MAX_QUESTION
 from captions.cells import slot_deltas
 from captions.descriptions import STYLES
-from captions.effects import measure_effects, share_scale
+from captions.effects import compare_with_controls, measure_effects, share_scale
 from captions.facts import measure_facts
 from captions.follow_ups import Resolved, Talk, follow, resolve, take_turn
 from captions.questions import DESCRIBE
@@ -304,7 +304,8 @@ def _measurements(data: str) -> dict[tuple[str, str], Measurement]:
         facts, effects = map(pd.read_parquet, files)
     elif (Path(data) / "profiles_normalized.parquet").is_file():
         profiles = share_scale(*(load_profiles(data, normalized=n) for n in (False, True)))
-        facts, effects = measure_facts(profiles), measure_effects(profiles)
+        compared = compare_with_controls(profiles)
+        facts, effects = measure_facts(profiles, compared), measure_effects(profiles, compared)
     else:
         return {}
     return measurements(facts, effects)

@@ -9,8 +9,10 @@ from data.spread import (
     MAD_TO_SD,
     benjamini_hochberg,
     clipped_variance,
+    column_means,
     moderate,
     pool_variances,
+    prediction_p_values,
 )
 
 
@@ -84,3 +86,18 @@ def test_q_values_are_scipys_row_by_row_without_what_was_not_tested():
     expected = stats.false_discovery_control([0.01, 0.04, 0.5])
     np.testing.assert_allclose(found[0], [expected[0], np.nan, *expected[1:]])
     assert np.isnan(found[1]).all()
+
+
+def test_means_leave_out_what_is_not_known():
+    values = np.array([[[1.0, np.nan]], [[3.0, np.nan]], [[np.nan, np.nan]]], np.float32)
+    found = column_means(values)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [[2.0, np.nan]])
+
+
+def test_p_values_of_drawn_wells_are_even():
+    rng = np.random.default_rng(2)
+    controls, wells = rng.normal(size=(8, 20_000)), rng.normal(size=20_000)
+    effects = (wells - controls.mean(axis=0)) / controls.std(axis=0, ddof=1)
+    p = prediction_p_values(effects, 7.0, 0.0)
+    assert stats.kstest(p, "uniform").statistic < 0.02

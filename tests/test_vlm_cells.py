@@ -7,7 +7,8 @@ import torch
 
 from data.channels import CHANNELS, STAINS
 from data.measure import measure_site
-from vlm.cells import FINE_ENOUGH, STATISTICS, average_cells, measure_cells, paint_cells
+from data.spread import column_means
+from vlm.cells import FINE_ENOUGH, STATISTICS, encode_cells, measure_cells, paint_cells
 
 
 def field(side: int = FINE_ENOUGH, cells: int = 9, seed: int = 0) -> np.ndarray:
@@ -52,7 +53,7 @@ def test_each_cell_counts_alike_and_painted_it_gives_the_same_average():
     assert labels.shape == (FINE_ENOUGH, FINE_ENOUGH)
     column = STATISTICS.index("MeanFrac_4of4")
     statistics[2, 1, column] = np.nan  # one cell has no value
-    average = average_cells(statistics)
+    average = column_means(statistics)
     known = np.isfinite(average)
     others = np.delete(statistics[:, 1, column], 2)
     assert average[1, column] == pytest.approx(others.mean(), rel=1e-5)
@@ -65,7 +66,7 @@ def test_each_cell_counts_alike_and_painted_it_gives_the_same_average():
 def test_a_smaller_field_is_enlarged_and_gives_about_the_same():
     large = field()
     small = large.reshape(len(large), FINE_ENOUGH // 2, 2, FINE_ENOUGH // 2, 2).mean(axis=(2, 4))
-    one, other = (average_cells(measure_cells(planes, CHANNELS)[1]) for planes in (large, small))
+    one, other = (column_means(measure_cells(planes, CHANNELS)[1]) for planes in (large, small))
     for name in ("Area", "MeanIntensity_Cells", "MeanFrac_1of4"):
         column = STATISTICS.index(name)
         np.testing.assert_allclose(one[:, column], other[:, column], rtol=0.1, err_msg=name)
@@ -79,7 +80,7 @@ def test_without_cells_or_dna_there_are_no_statistics(lost):
     labels, statistics = measure_cells(planes, CHANNELS)
     assert not labels.any()
     assert statistics.shape == (0, len(CHANNELS), len(STATISTICS))
-    average = average_cells(statistics)
+    average = column_means(statistics)
     assert np.isnan(average).all()
     weight, _ = paint_cells(labels, statistics)
     assert not torch.any(weight)
@@ -88,10 +89,21 @@ def test_without_cells_or_dna_there_are_no_statistics(lost):
 def test_a_plane_without_an_image_is_left_out_and_changes_no_other():
     planes = field()
     planes[CHANNELS.index("AGP")] = 0.7
-    statistics = average_cells(measure_cells(planes, CHANNELS)[1])
+    statistics = column_means(measure_cells(planes, CHANNELS)[1])
     assert np.isnan(statistics[CHANNELS.index("AGP")]).all()
     without = [stain for stain in CHANNELS if stain != "AGP"]
     rows = [CHANNELS.index(stain) for stain in without]
-    alone = average_cells(measure_cells(planes[rows], without)[1])
+    alone = column_means(measure_cells(planes[rows], without)[1])
     np.testing.assert_array_equal(statistics[rows], alone)
     assert np.isnan(statistics[:, STAINS.index("AGP")]).all()
+
+
+def test_what_rounding_leaves_of_a_flat_plane_is_no_image():
+    planes = torch.from_numpy(field(FINE_ENOUGH // 2)).float().sqrt()
+    agp = CHANNELS.index("AGP")
+    planes[agp] = 0.7
+    flat = encode_cells(planes[None, None], CHANNELS, (0.5, 0.0, 1.0))
+    planes[agp, ::3] += 1e-6
+    rounded = encode_cells(planes[None, None], CHANNELS, (0.5, 0.0, 1.0))
+    torch.testing.assert_close(rounded, flat, rtol=0, atol=0, equal_nan=True)
+    assert rounded[0, 0, :, STAINS.index("AGP")].isnan().all()

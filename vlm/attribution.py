@@ -10,8 +10,8 @@ The embedding's direction v is linear in z, and z averages over pixels, so nothi
 
 The weights are those of the compartments and of the cells that `encode_channels` averages over.
 Where z is cut off at MAX_DEVIATION, gain = g / scale shrinks by what was cut; of cells it grows by
-CELL_GAIN. A feature map's pixel has seen its
-surroundings, and weights are taken as given: how much that matters, occlusion says.
+CELL_GAIN. A feature map's pixel has seen its surroundings, and weights are taken as given: how much
+that matters, occlusion says.
 """
 
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ def _heat(
     tower: CellPaintingVisionTower, pixels: torch.Tensor, gain: torch.Tensor, center: torch.Tensor
 ) -> torch.Tensor:
     """Spread a site's shares over its pixels, (C, H, W) from pixels (C, H, W), gain (C, F)."""
-    C, H, W = pixels.shape if len(gain) > 1 else (1, *pixels.shape[1:])
+    C, (H, W) = len(gain), pixels.shape[1:]
     center = center.nan_to_num()
     heat = torch.zeros(C, H, W)
     start = 0

@@ -23,6 +23,8 @@ from data.pixel_features import (
     texture_features,
 )
 from data.segment import segment_cells
+from data.spread import column_means
+from vlm.planes import has_structure
 
 FINE_ENOUGH = 256
 """Fields with fewer pixels a side are enlarged by a whole number before cells are looked for."""
@@ -101,14 +103,6 @@ def measure_cells(
     return cells, np.where(np.isfinite(statistics), statistics, np.nan)
 
 
-def average_cells(statistics: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Average (n, C, f) over cells, those without a value left out: (C, f), NaN of none."""
-    known = np.isfinite(statistics)
-    count = known.sum(axis=0)
-    total = np.where(known, statistics, 0.0).sum(axis=0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-
-
 @torch.no_grad()
 def encode_cells(
     pixel_values: torch.Tensor, channels: Sequence[str], pixel_scale: Sequence[float]
@@ -129,7 +123,7 @@ def encode_cells(
         NaN of a plane without an image, and in fields without cells.
     """
     averages = [
-        average_cells(measure_cells(field, channels)[1])
+        column_means(measure_cells(field, channels)[1])
         for field in _intensities(pixel_values.flatten(0, 1), pixel_scale)
     ]
     found = torch.from_numpy(np.stack(averages)).unflatten(0, pixel_values.shape[:2])
@@ -158,9 +152,9 @@ def paint_cells(
     -------
     weight : (1, h, w) float
     values : (C, f, h, w) float
-        Averaged with the weight, `average_cells`: a cell without a value has the others' average.
+        Averaged with the weight, their average: a cell without a value has the others' average.
     """
-    average = average_cells(statistics)  # (C, f)
+    average = column_means(statistics)  # (C, f)
     filled = np.where(np.isfinite(statistics), statistics, average)
     painted = np.concatenate([np.zeros((1, *average.shape), np.float32), filled])[labels]
     area = np.bincount(labels.ravel(), minlength=len(statistics) + 1)
@@ -171,9 +165,11 @@ def paint_cells(
 
 
 def _intensities(pixel_values: torch.Tensor, pixel_scale: Sequence[float]) -> NDArray[np.float32]:
-    """Undo what the image processor did to pixels."""
+    """Undo what the image processor did to pixels; a plane without an image is 0."""
     gamma, mean, std = pixel_scale
-    return ((pixel_values.float().cpu() * std + mean).clamp_min(0.0) ** (1 / gamma)).numpy()
+    pixels = pixel_values.float().cpu()
+    intensities = (pixels * std + mean).clamp_min(0.0) ** (1 / gamma)
+    return intensities.masked_fill(~has_structure(pixels)[..., None, None], 0.0).numpy()
 
 
 def _enlarge(planes: NDArray[np.floating]) -> NDArray[np.float64]:

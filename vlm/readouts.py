@@ -9,7 +9,6 @@ these say how far unchanged wells spread.
 
 import numpy as np
 import torch
-from scipy import stats
 
 from data.spread import (
     MIN_CONTROLS,
@@ -17,6 +16,7 @@ from data.spread import (
     clipped_variance,
     moderate,
     pool_variances,
+    prediction_p_values,
 )
 
 UNCHANGED = 0.95
@@ -80,8 +80,7 @@ def hold_against_controls(
         own = (plate_of == int(plate)).numpy()
         said = shifts[own] != 0
         effects = (shifts[own] - centre) / root * said
-        t = np.abs(effects) / np.sqrt(1 + 1 / size)
-        p_values = 2 * stats.t.sf(t, size - 1 + prior_freedom)
+        p_values = prediction_p_values(effects, size - 1.0, prior_freedom)
         q_values = benjamini_hochberg(np.where(said, p_values, np.nan))
         counts = (np.abs(effects) >= MIN_EFFECT) & (q_values < MAX_Q_VALUE)
         counts &= np.abs(effects).max(axis=1, keepdims=True) > limit

@@ -15,7 +15,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from data.errors import InputError
 from data.files import atomic_path
 from data.normalize import MEDIAN_TILE, SAME_PLATE_CONTROLS
-from data.spread import column_medians
+from data.spread import column_means, column_medians
 from data.store import load_manifest, load_sites, load_wells, read_pixels, site_table
 from vlm.backbone import map_widths
 from vlm.modeling import CellPaintingVlmForConditionalGeneration
@@ -225,9 +225,7 @@ def fill_blanks(site_features: np.ndarray, sites_of: list[np.ndarray], channels:
         features = site_features[sites]  # (S, C, F)
         unknown = np.isnan(features)
         imaged[row] = ~unknown[..., 0].all(axis=0)
-        count = (~unknown).sum(axis=0)
-        others = np.where(unknown, 0.0, features).sum(axis=0) / np.maximum(count, 1)
-        site_features[sites] = np.where(unknown, np.where(count, others, np.nan), features)
+        site_features[sites] = np.where(unknown, column_means(features), features)
     return imaged
 
 
