@@ -87,6 +87,11 @@ def align(
         sizes["train_micro_batch_size_per_gpu"] = config.wells
         if config.align_chunk_wells is not None:
             raise InputError("align_chunk_wells: DeepSpeed takes a batch as a whole; use DDP")
+        if config.align_prompt_every > 1 and config.weights.keys() & PROMPT_LOSSES:
+            raise InputError(  # DeepSpeed 0.19.8, which says nothing
+                f"align_prompt_every is {config.align_prompt_every}: in steps without prompts "
+                "DeepSpeed repeats the gradients of the last one with prompts; set it to 1"
+            )
     trained, optimizer = accelerator.prepare(trained, optimizer)
     checkpoints = Checkpoints(accelerator, schedule, out / "align_checkpoints")
     learnt = torch.nn.ParameterList(p for p in trained.parameters() if p.requires_grad)

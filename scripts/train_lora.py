@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 import torch
 from _cli import parse_config, run_main
+from _launch import join_processes, own_deepspeed_settings
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from transformers import AutoProcessor, set_seed
-from transformers.integrations import unset_hf_deepspeed_config
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
@@ -185,20 +186,11 @@ def main() -> None:
     if sft.plan:
         print(plan(config, lora, align_config, sft))
         return
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # steps without prompts
-    out, tracked = Path(config.out), Path(config.out) / "tensorboard"
-    accelerator = Accelerator(
-        cpu=sft.use_cpu,
-        mixed_precision=sft.mixed_precision,  # bf16 of the YAML, or accelerate's
-        kwargs_handlers=[ddp],
-        log_with=[name for name in sft.report_to if name in LOGGER_TYPE_TO_CLASS] or None,
-        project_dir=tracked,
-    )
-    if accelerator.is_fsdp2:
-        fit_fsdp2(accelerator, align_config, sft)
-    unset_hf_deepspeed_config()  # ZeRO-3 spreads what was built; zero3_init_flag is not heeded
-    sft.deepspeed_plugin = None  # the accelerator has it, and refuses a second one
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(tracked / DESCRIBE))  # for the Trainer
+    out = Path(config.out)
+    processes = join_processes(align_config, sft)
+    os.environ.setdefault(
+        "TENSORBOARD_LOGGING_DIR", str(tracked(out) / DESCRIBE)
+    )  # for the Trainer
     if lora.quantized and sft.mixed_precision != "bf16":
         raise InputError(f"base_precision {lora.base_precision} computes in bf16: set bf16: true")
     phases = [
@@ -206,7 +198,7 @@ def main() -> None:
         for phase in (ALIGN, DESCRIBE)
         if config.phase in (phase, "both") and not (out / "model" / phase).is_dir()
     ]
-    if phases and accelerator.is_main_process:
+    if phases and processes.is_main_process:
         captions_file(config.data, "dialogues")
         if ALIGN not in phases:
             find_model(out)
@@ -214,37 +206,18 @@ def main() -> None:
             forget_unfinished(out)
         settings = vars(config) | vars(lora) | vars(align_config) | sft.to_dict()
         base = {"language model": config.language_model, "backbone": config.backbone}
-        start_run(out, settings, base, accelerator.num_processes)
-    accelerator.wait_for_everyone()
+        start_run(out, settings, base, processes.num_processes)
+    processes.wait_for_everyone()
     for phase in phases:
-        with recorded_seconds(out, phase):
+        with recorded_seconds(out, phase), own_deepspeed_settings(processes):
             if phase == ALIGN:
-                run_align(config, lora, align_config, sft, accelerator)
+                run_align(config, lora, align_config, sft)
             else:
-                run_describe(config, lora, sft, accelerator)
-            if accelerator.is_main_process:
+                run_describe(config, lora, sft, processes)
+            if processes.is_main_process:
                 label = align_config.align_label_column
                 record_training_text(config, label, keep=phase == DESCRIBE)
-    accelerator.print(f"model: {out / 'model'}")
-
-
-def fit_fsdp2(accelerator: Accelerator, align_config: AlignConfig, sft: RunningConfig) -> None:
-    """Let FSDP2 compute as processes with whole models do: in bf16 where autocast says so.
-
-    Its own policy would round tower, embeddings and the sums of gradients to bf16.
-
-    Raises
-    ------
-    InputError
-        When an optimizer is of 8 bits: bitsandbytes does not know spread parameters.
-    """
-    accelerator.state.fsdp_plugin.mixed_precision_policy = None
-    for name, optimizer, other in (
-        ("align_optimizer", align_config.align_optimizer, "adamw"),
-        ("optim", OptimizerNames(sft.optim).value, "adamw_torch"),
-    ):
-        if "8bit" in optimizer:
-            raise InputError(f"{optimizer} does not work with FSDP2: set {name}: {other}")
+    processes.print(f"model: {out / 'model'}")
 
 
 def plan(
@@ -288,15 +261,19 @@ def run_align(
     lora: LoraSettings,
     align_config: AlignConfig,
     sft: RunningConfig,
-    accelerator: Accelerator,
 ) -> None:
     """Build a model, train its tower, heads and `align` adapter, write the model folder."""
     out = Path(config.out)
+    accelerator = Accelerator(  # of this phase only: it holds models and optimizers
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # no prompts
+        log_with=[name for name in sft.report_to or () if name in LOGGER_TYPE_TO_CLASS] or None,
+        project_dir=tracked(out),
+    )
     base = out / "base"
     with accelerator.main_process_first():
         if not base.is_dir():
             set_seed(sft.seed)
-            write_base(config, accelerator, base)
+            write_base(config, accelerator.device, base)
         model = load_base(base, lora.base_precision, accelerator.device)
         processor = AutoProcessor.from_pretrained(base)
         bank = open_wells(config.data, model, processor).query(config.train_query)
@@ -338,22 +315,22 @@ def run_align(
     accelerator.wait_for_everyone()
 
 
-def write_base(config: TrainConfig, accelerator: Accelerator, folder: Path) -> None:
+def write_base(config: TrainConfig, device: torch.device, folder: Path) -> None:
     """Build the untrained model, fit its reference to the training wells, write it."""
     parts = model_parts(config, load_manifest(config.data).channels)
     model, processor = build_model(**parts, image_size=config.image_size)
-    model.to(accelerator.device)
+    model.to(device)
     fit_reference(model, open_wells(config.data, model, processor).query(config.train_query))
     save_base(model, processor, folder)
 
 
 def run_describe(
-    config: TrainConfig, lora: LoraSettings, sft: RunningConfig, accelerator: Accelerator
+    config: TrainConfig, lora: LoraSettings, sft: RunningConfig, processes: AcceleratorState
 ) -> None:
     """Train the `describe` adapter of the run's model and put it into the model folder."""
     folder = Path(config.out) / "model"
-    model, processor = load_model(folder, lora.base_precision, accelerator.device)
-    with accelerator.main_process_first():
+    model, processor = load_model(folder, lora.base_precision, processes.device)
+    with processes.main_process_first():
         bank = open_wells(config.data, bare(model), processor).query(config.train_query)
     tokens, dialogues = describe_examples(config, sft.seed, model, bank)
     set_seed(sft.seed)
@@ -370,10 +347,10 @@ def run_describe(
     start = adapter_state(model, DESCRIBE) if lora.pissa else None
     sft.output_dir = str(describe_checkpoints(Path(config.out)))
     state = train_describe(model, processor, tokens, dialogues, sft)
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         save_adapter(model, DESCRIBE, folder, state, start)
         shutil.rmtree(describe_checkpoints(Path(config.out)))  # a new model must not use these
-    accelerator.wait_for_everyone()
+    processes.wait_for_everyone()
 
 
 def describe_examples(
@@ -423,6 +400,11 @@ def record_training_text(config: TrainConfig, label_column: str, keep: bool) -> 
         seen = pd.concat([pd.read_parquet(path), seen]).drop_duplicates()
     with atomic_path(path) as temporary:
         seen.to_parquet(temporary, index=False)
+
+
+def tracked(out: Path) -> Path:
+    """Where TensorBoard finds the curves of both phases."""
+    return out / "tensorboard"
 
 
 def describe_checkpoints(out: Path) -> Path:

@@ -47,7 +47,7 @@ def run_script(
     log = cwd / "printed.txt"
     words = [str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
     options = {"stop": stop, "with_signal": with_signal}
-    process = FORK.Process(target=_run, args=(words, cwd, log), kwargs=options)
+    process = FORK.Process(target=run, args=(words, cwd, log), kwargs=options)
     process.start()
     process.join()
     assert process.exitcode is not None
@@ -87,14 +87,14 @@ def run_ranks(
             "stop": stop if rank == size - 1 else None,
         }
         log = cwd / f"printed{rank}.txt"
-        ranks.append(FORK.Process(target=_run, args=(words, cwd, log), kwargs=options))
+        ranks.append(FORK.Process(target=run, args=(words, cwd, log), kwargs=options))
         ranks[-1].start()
     for process in ranks:
         process.join()
     return [process.exitcode or 0 for process in ranks]
 
 
-def _run(
+def run(
     words: list[str],
     cwd: Path,
     log: Path,
@@ -102,6 +102,7 @@ def _run(
     with_signal: int = signal.SIGKILL,
     environment: dict[str, str] | None = None,
 ) -> None:
+    """Be the process that runs a script: see `run_script` and `run_ranks`."""
     os.chdir(cwd)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
@@ -109,6 +110,8 @@ def _run(
     os.environ.update(environment or {})
     if "ACCELERATE_USE_FSDP" in os.environ:
         allow_fsdp()
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+        allow_deepspeed()
     sys.path.insert(0, str(ROOT / "scripts"))
     sys.argv = words
     # A shell starts its background jobs deaf to Ctrl-C, and so would this be.
@@ -135,6 +138,21 @@ def allow_fsdp() -> None:
             self.distributed_type = DistributedType.MULTI_GPU
 
     PartialState.__init__ = started  # type: ignore[method-assign]
+
+
+def allow_deepspeed() -> None:
+    """Let accelerate hand a model to DeepSpeed on CPU processes, as it does on GPUs.
+
+    `PartialState` (accelerate 1.15) leaves DeepSpeed out where it is told to use CPUs, and takes
+    processes without a GPU, where it is not, for one process each.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    def prepared(self: PartialState, *args: Any) -> tuple[str, DistributedType]:
+        return "gloo", DistributedType.MULTI_CPU
+
+    PartialState._prepare_backend = prepared  # type: ignore[method-assign]
 
 
 def stop_at(function: str, call: int, with_signal: int) -> None:

@@ -1,5 +1,6 @@
 """Training goes wrong in every way that it does on real machines, and nothing is lost."""
 
+import gc
 import json
 import os
 import re
@@ -8,12 +9,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from conftest import ROOT
-from processes import run_ranks, run_script
+from processes import FORK, run, run_ranks, run_script
 from safetensors.torch import load_file
+
+import vlm.instruct
+from vlm.modeling import CellPaintingVlmForConditionalGeneration
 
 TRAIN = ("train_lora", "--config", "training.yaml")
 STEPS = {
@@ -89,6 +95,29 @@ def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(training_folder
         "training.json",
         "training_text.parquet",
     ]  # no checkpoints: a new model must not go on from these
+
+
+def count_models(words: list[str], folder: Path, counts: SimpleQueue) -> None:
+    """Count the models in memory where phase describe begins to train."""
+
+    def counted(*args: Any) -> NoReturn:
+        gc.collect()
+        kind = CellPaintingVlmForConditionalGeneration
+        counts.put(sum(isinstance(thing, kind) for thing in gc.get_objects()))
+        sys.exit()
+
+    vlm.instruct.train_describe = counted
+    run(words, folder, folder / "printed.txt")
+
+
+def test_phase_describe_begins_without_the_model_of_phase_align(training_folder):
+    words = [str(ROOT / "scripts" / "train_lora.py"), *TRAIN[1:], "--out", "counted"]
+    counts = FORK.SimpleQueue()
+    process = FORK.Process(target=count_models, args=(words, training_folder, counts))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, (training_folder / "printed.txt").read_text()[-3000:]
+    assert counts.get() == 1
 
 
 def test_a_run_does_not_go_on_with_other_settings(training_folder):
