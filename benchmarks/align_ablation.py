@@ -58,9 +58,10 @@ from vlm.wells import WellBank, open_wells
 # tests/ and scripts/ are no packages.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from _train_config import TrainConfig
 from run_bbbc021 import MECHANISM, compound_folds
 from tiny import save_tiny_language_model
-from train_lora import TrainConfig, write_base
+from train_lora import write_base
 
 KEY = ["Metadata_Plate", "Metadata_Well"]
 

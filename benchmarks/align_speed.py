@@ -32,9 +32,9 @@ from contrastive.losses import clip_loss, same_label_loss, shift_loss
 from contrastive.prompt_tokens import fit_prompts, read_prompts
 from contrastive.trainer import align, train_tower_and_heads
 from vlm.adapters import ALIGN, bare
+from vlm.assembly import build_model
 from vlm.lora import LoraSettings, add_adapter, lora_config
 from vlm.pixels import with_pixels
-from vlm.pretrained import build_model
 from vlm.wells import WellBank, fit_reference, open_wells
 
 # The tests' small plates and models serve here too; tests/ is no package.

@@ -21,10 +21,11 @@ from captions.questions import DESCRIBE
 from data.channels import CHANNELS
 from vlm.adapters import DESCRIBE as DESCRIBE_ADAPTER
 from vlm.adapters import bare, load_model
+from vlm.assembly import build_model
 from vlm.describe import describe
 from vlm.instruct import well_tokens
 from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
-from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
+from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL
 from vlm.processing import CellPaintingProcessor
 from vlm.wells import WellBank, open_wells
 

@@ -44,7 +44,8 @@ from vlm.wells import WellBank, open_wells
 
 # scripts/ is no package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from train_lora import TrainConfig, captions_file, describe_examples
+from _train_config import TrainConfig
+from _train_data import captions_file, describe_examples
 
 AS_IT_WAS = "as it was"
 

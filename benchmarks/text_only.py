@@ -37,7 +37,10 @@ from vlm.wells import open_wells
 # scripts/ is no package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 from _answers import answer_wells
-from train_lora import ROOT, RunningConfig, TrainConfig, captions_file, describe_examples
+from _train_config import RunningConfig, TrainConfig
+from _train_data import captions_file, describe_examples
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:

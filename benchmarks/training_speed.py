@@ -35,10 +35,11 @@ from contrastive.configuration import AlignConfig
 from contrastive.trainer import align
 from data.store import load_sites, read_pixels
 from vlm.adapters import ALIGN, DESCRIBE, bare, load_model, save_base
+from vlm.assembly import build_model
 from vlm.instruct import encode_dialogues, train_describe, well_tokens
 from vlm.lora import LoraSettings, add_adapter, lora_config
 from vlm.pixels import with_pixels
-from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL, build_model
+from vlm.pretrained import PACKAGED_BACKBONE, PACKAGED_LANGUAGE_MODEL
 from vlm.processing import CellPaintingProcessor
 from vlm.wells import WellBank, fit_reference, open_wells
 

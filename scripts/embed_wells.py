@@ -12,8 +12,8 @@ from _cli import output_paths, parse_config, run_main
 from data.errors import InputError
 from data.files import atomic_path
 from vlm.adapters import bare, load_model
+from vlm.assembly import untrain
 from vlm.instruct import backbone_features, well_embeddings
-from vlm.pretrained import untrain
 from vlm.wells import open_wells
 
 REPRESENTATIONS = ("embedding", "backbone", "untrained")

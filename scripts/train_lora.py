@@ -15,8 +15,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +23,25 @@ import pandas as pd
 import torch
 from _cli import parse_config, run_main
 from _launch import join_processes, own_deepspeed_settings
+from _train_config import RunningConfig, TrainConfig
+from _train_data import captions_file, describe_examples, record_training_text
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from transformers import AutoProcessor, set_seed
 from transformers.training_args import OptimizerNames
-from trl import SFTConfig
 
 from captions.descriptions import CHANGES, STRENGTHS, subject
 from captions.effects import EFFECT_COLUMNS
 from captions.facts import CLEAR_EFFECT, FACT_SLOTS, STRONG_EFFECT
-from captions.lessons import TOLD_EFFECT, draw_lessons
+from captions.lessons import TOLD_EFFECT
 from captions.slots import needed_stains
 from contrastive.configuration import AlignConfig
 from contrastive.plan import plan_text
 from contrastive.trainer import align
 from data.channels import CHANNELS, STAINS
 from data.errors import InputError
-from data.files import atomic_path
-from data.store import load_manifest, load_wells
-from eval.leaks import TRAINING_TEXT, collect_training_text
+from data.store import load_manifest
 from vlm.adapters import (
     ALIGN,
     DESCRIBE,
@@ -57,20 +54,15 @@ from vlm.adapters import (
     save_aligned,
     save_base,
 )
-from vlm.instruct import rows_of_wells, train_describe, well_readouts, well_tokens
-from vlm.lora import LoraSettings, Vlm, add_adapter, lora_config
+from vlm.assembly import build_model
+from vlm.instruct import KEY, train_describe
+from vlm.lora import LoraSettings, add_adapter, lora_config
 from vlm.model_config import model_config
 from vlm.pixels import backbone_learns, with_pixels
 from vlm.plan import Step
-from vlm.pretrained import (
-    PACKAGED_BACKBONE,
-    PACKAGED_LANGUAGE_MODEL,
-    PACKAGED_TEXT_ENCODER,
-    build_model,
-)
 from vlm.runs import forget_unfinished, recorded_seconds, start_run
 from vlm.soft_words import begin_with_words
-from vlm.wells import WellBank, fit_reference, open_wells
+from vlm.wells import fit_reference, open_wells
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBJECTS = list(dict.fromkeys(subject(slot) for slot in FACT_SLOTS))
@@ -81,94 +73,7 @@ CHANGES_OF_SLOTS = [
     for slot in FACT_SLOTS
 ]
 STRONGER_EFFECTS = np.array([CLEAR_EFFECT, STRONG_EFFECT])
-KEY = ["Metadata_Plate", "Metadata_Well"]
 DEFAULT_CONFIG = ROOT / "configs" / "quickstart.yaml"
-
-
-@dataclass
-class RunningConfig(SFTConfig):
-    """TRL's settings of phase describe; seed, precision and tracking are both phases'."""
-
-    plan: bool = field(
-        default=False, metadata={"help": "only print parameters, memory and tokens a step"}
-    )
-    report_to: None | str | list[str] = field(  # noqa: RUF036  # the order that TRL parses
-        default=None,
-        metadata={"help": "trackers of both phases; by default tensorboard where it is installed"},
-    )
-
-    def __post_init__(self) -> None:
-        if self.report_to is None:
-            self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
-        if self.plan:
-            self.use_cpu = True  # without a GPU bf16 is refused, which only training has to be
-        super().__post_init__()
-
-
-@dataclass
-class TrainConfig:
-    """What to train, on what, and where it goes."""
-
-    data: str = field(metadata={"help": "prepared store with captions"})
-    out: str = field(metadata={"help": "run folder; the model goes to OUT/model"})
-    phase: str = field(default="both", metadata={"help": "align, describe or both"})
-    train_query: str = field(
-        default="Metadata_split == 'train'",
-        metadata={"help": "pandas query on wells: those that training sees, in both phases"},
-    )
-    language_model: str = field(
-        default=PACKAGED_LANGUAGE_MODEL,
-        metadata={"help": "a language model or a VLM: packaged:NAME, a folder or a hub id"},
-    )
-    backbone: str = field(
-        default=PACKAGED_BACKBONE,
-        metadata={
-            "help": "base (the VLM's own vision tower), packaged:NAME, a timm model, a folder or "
-            "a hub id"
-        },
-    )
-    backbone_layers: list[int] | None = field(
-        default=None, metadata={"help": "its feature maps; three of them by default"}
-    )
-    text_encoder: str | None = field(
-        default=None,
-        metadata={
-            "help": "what reads prompts in place of the language model, itself frozen: "
-            f"{PACKAGED_TEXT_ENCODER}, a folder or a hub id"
-        },
-    )
-    stem: str = field(
-        default="shared",
-        metadata={"help": "shared: it sees every channel by itself; inflated: all together"},
-    )
-    num_text_layers: int | None = field(
-        default=None,
-        metadata={"help": "keep only so many layers of the language model, most of them upper"},
-    )
-    image_size: int = field(default=128, metadata={"help": "side of the fields the backbone sees"})
-    hidden_size: int = field(default=192, metadata={"help": "width of the tower's tokens"})
-    lessons: int = field(
-        default=4000, metadata={"help": "drawn readouts that phase describe learns to put in words"}
-    )
-    measured_dialogues: int | None = field(
-        default=None,
-        metadata={
-            "help": "so many dialogues about training wells are learned from; all by default"
-        },
-    )
-    num_latents: int = field(
-        default=4, metadata={"help": "queries of the cross-channel transformer"}
-    )
-    feature_dropout: float = field(default=0.3, metadata={"help": "on backbone features"})
-    resume: bool = field(
-        default=True, metadata={"help": "go on where an interrupted run stopped; false begins anew"}
-    )
-
-    def __post_init__(self) -> None:
-        if self.phase not in ("align", "describe", "both"):
-            raise InputError(f"phase is {self.phase!r}; expected align, describe or both")
-        if self.stem not in ("shared", "inflated"):
-            raise InputError(f"stem is {self.stem!r}; expected shared or inflated")
 
 
 def main() -> None:
@@ -353,55 +258,6 @@ def run_describe(
     processes.wait_for_everyone()
 
 
-def describe_examples(
-    config: TrainConfig, seed: int, model: Vlm, bank: WellBank
-) -> tuple[torch.Tensor, pd.DataFrame]:
-    """Collect what phase describe learns from: dialogues about training wells, drawn lessons.
-
-    Returns
-    -------
-    tokens : (n_wells + lessons, T, D) float Tensor
-    dialogues : DataFrame
-        well (row of `tokens`), question, answer.
-    """
-    tokens = well_tokens(model, bank)
-    measured = pd.read_parquet(captions_file(config.data, "dialogues")).merge(bank.wells[KEY])
-    if config.measured_dialogues is not None:
-        few = min(config.measured_dialogues, len(measured))
-        measured = measured.sample(few, random_state=seed)
-    manifest = load_manifest(config.data)
-    imaged = [manifest.imaged_stains(barcode) for barcode in bank.wells["Metadata_Plate"]]
-    lessons, readouts = draw_lessons(well_readouts(model, bank), imaged, config.lessons, seed)
-    tower = bare(model).model.vision_tower
-    left = [[stain in imaged for stain in manifest.channels] for imaged in lessons.pop("imaged")]
-    drawn = tower.with_readout(
-        tokens[lessons["well"].to_numpy()], torch.from_numpy(readouts), torch.tensor(left)
-    )
-    lessons["well"] = np.arange(len(lessons)) + len(tokens)
-    examples = [rows_of_wells(measured, bank.wells), lessons]
-    return torch.cat([tokens, drawn]), pd.concat(examples, ignore_index=True)
-
-
-def record_training_text(config: TrainConfig, label_column: str, keep: bool) -> None:
-    """Write OUT/training_text.parquet: the texts and labels that training saw.
-
-    Only where a phase was trained: captions that are built anew later must not replace what an
-    earlier phase saw, which `keep` keeps. Drawn lessons are left out: they are made of the words
-    of facts, which name no perturbation.
-    """
-    wells = load_wells(config.data).query(config.train_query)
-    prompts, dialogues, reagents = (
-        pd.read_parquet(captions_file(config.data, name))
-        for name in ("prompts", "dialogues", "reagents")
-    )
-    seen = collect_training_text(wells, prompts, dialogues, reagents, label_column)
-    path = Path(config.out) / TRAINING_TEXT
-    if keep and path.is_file():
-        seen = pd.concat([pd.read_parquet(path), seen]).drop_duplicates()
-    with atomic_path(path) as temporary:
-        seen.to_parquet(temporary, index=False)
-
-
 def tracked(out: Path) -> Path:
     """Where TensorBoard finds the curves of both phases."""
     return out / "tensorboard"
@@ -410,15 +266,6 @@ def tracked(out: Path) -> Path:
 def describe_checkpoints(out: Path) -> Path:
     """Where phase describe keeps what it needs to go on after an interruption."""
     return out / "describe_checkpoints"
-
-
-def captions_file(data: str, name: str) -> Path:
-    """Find a captions table of a prepared store."""
-    load_wells(data)  # says it clearly when this is no prepared store
-    path = Path(data) / "captions" / f"{name}.parquet"
-    if not path.is_file():
-        raise InputError(f"{path} is missing: run scripts/build_captions.py --data {data}")
-    return path
 
 
 if __name__ == "__main__":

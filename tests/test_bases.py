@@ -27,11 +27,12 @@ from contrastive.trainer import align
 from data.channels import CHANNELS
 from data.errors import InputError
 from vlm.adapters import ALIGN, DESCRIBE, load_model, save_adapter, save_aligned, save_base
+from vlm.assembly import build_model
 from vlm.backbone import feature_maps
 from vlm.describe import describe
 from vlm.instruct import encode_dialogues, train_describe, well_embeddings, well_tokens
 from vlm.model_config import model_config
-from vlm.pretrained import base_backbone, build_model, load_backbone
+from vlm.pretrained import base_backbone, load_backbone
 from vlm.wells import WellBank, fit_reference, open_wells
 
 SIDE = {kind: 64 if kind == "qwen3_vl" else 56 for kind in BASES}

@@ -10,6 +10,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import ROOT
 
+from contrastive.configuration import AlignConfig
+from vlm.lora import LoraSettings
+
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 LAUNCH = re.compile(
@@ -40,13 +43,13 @@ def parse(monkeypatch) -> Callable[[str, Path], list[dict]]:
 
             parser = TrlParser((SimulationConfig, Output))
         else:
-            from train_lora import AlignConfig, LoraSettings, RunningConfig, TrainConfig
+            from _train_config import RunningConfig, TrainConfig
 
             parser = TrlParser((TrainConfig, LoraSettings, AlignConfig, RunningConfig))
         return [vars(found) for found in parser.parse_args_and_config(arguments)]
 
     yield parse_with
-    for name in ("train_lora", "simulate_plates", "run_benchmark", "_cli"):
+    for name in ("_train_config", "simulate_plates", "run_benchmark", "_cli"):
         sys.modules.pop(name, None)
 
 

@@ -13,12 +13,13 @@ from torch import nn
 
 from data.errors import InputError
 from vlm.adapters import ALIGN, load_model, save_base
+from vlm.assembly import build_model
 from vlm.backbone import feature_maps, map_widths
 from vlm.lora import LoraSettings, add_adapter, lora_config, merge_tower
 from vlm.model_config import model_config
 from vlm.openphenom import ENCODER, OpenPhenomConfig
 from vlm.pixels import backbone_learns
-from vlm.pretrained import build_model, load_backbone
+from vlm.pretrained import load_backbone
 
 PLANES = 11  # as many as the published position embeddings are made for
 DIM, SIDE = 384, 16

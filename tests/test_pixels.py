@@ -14,10 +14,10 @@ from tiny_bases import save_tiny_base
 from contrastive.configuration import AlignConfig
 from contrastive.trainer import align
 from vlm.adapters import ALIGN, bare, load_model, save_aligned, save_base
+from vlm.assembly import build_model
 from vlm.instruct import well_embeddings
 from vlm.lora import LoraSettings, add_adapter, lora_config
 from vlm.pixels import backbone_learns, encode_batch, with_pixels
-from vlm.pretrained import build_model
 from vlm.wells import fit_reference, open_wells
 
 BOTH = (

@@ -25,17 +25,16 @@ from transformers import (
 
 from data.errors import InputError
 from vlm.adapters import load_model, save_base
+from vlm.assembly import build_model, untrain
 from vlm.instruct import well_embeddings
 from vlm.pretrained import (
     PACKAGED_BACKBONE,
     PACKAGED_LANGUAGE_MODEL,
     PACKAGED_TEXT_ENCODER,
-    build_model,
     load_backbone,
     load_language_model,
     load_text_encoder,
     packaged_file,
-    untrain,
 )
 from vlm.processing import prompt_ids
 

@@ -30,7 +30,7 @@ def model_config(
     text_encoder: str | None = None,
     **tower: Any,
 ) -> CellPaintingVlmConfig:
-    """Read the configuration that `vlm.pretrained.build_model` would make; weights stay closed.
+    """Read the configuration that `vlm.assembly.build_model` would make; weights stay closed.
 
     Parameters
     ----------
