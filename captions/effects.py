@@ -17,6 +17,7 @@ from captions.slots import FACT_SLOTS, Slot
 from data.errors import InputError
 from data.normalize import feature_columns
 from data.spread import (
+    CONTROLS_UNCHANGED,
     MAD_TO_SD,
     MIN_CONTROLS,
     clipped_variance,
@@ -24,10 +25,8 @@ from data.spread import (
     moderate,
     pool_variances,
     prediction_p_values,
+    replicate_spread,
 )
-
-CONTROLS_UNCHANGED = 0.95
-"""Share of the controls that have no fact by construction."""
 
 TREATMENT_COLUMNS = ("Metadata_broad_sample", "Metadata_concentration")
 """Wells that agree in these are replicates."""
@@ -141,7 +140,7 @@ def compare_with_controls(profiles: pd.DataFrame) -> Comparison:
             of_controls, CONTROLS_UNCHANGED, method="lower"
         )
     if alone.any():
-        spread, spare = _replicate_spread(scores, profiles)
+        spread, spare = replicate_spread(scores, _treatments(profiles))
         effects[alone] = shifts[alone] = scores[alone] / spread
         p_values[alone] = 2 * stats.t.sf(np.abs(effects[alone]), spare)
     return Comparison(effects, shifts, p_values, unlike_controls, aligned, prior_freedom)
@@ -221,25 +220,9 @@ def _spread(controls: Array) -> tuple[Array, Array, Array]:
     return centre, clipped_variance(controls - centre, 1), np.isfinite(controls).sum(axis=0) - 1.0
 
 
-def _replicate_spread(scores: Array, profiles: pd.DataFrame) -> tuple[Array, Array]:
-    """Spread among wells of a treatment and its degrees of freedom, each (slots,).
-
-    1 and infinity (a standard normal distribution) for slots without enough replicates.
-    """
-    spread, freedom = np.ones(scores.shape[1]), np.full(scores.shape[1], np.inf)
-    treatment = [name for name in TREATMENT_COLUMNS if name in profiles]
-    if not treatment:
-        return spread, freedom
-    table = pd.DataFrame(scores)
-    groups = table.groupby([profiles[name] for name in treatment])
-    residuals = (table - groups.transform("mean")).to_numpy()
-    counts = groups.transform("count").to_numpy()
-    for column in range(scores.shape[1]):
-        usable = np.isfinite(residuals[:, column]) & (counts[:, column] > 1)
-        treatments = (1 / counts[usable, column]).sum()
-        spare = usable.sum() - treatments
-        if spare >= MIN_CONTROLS:
-            deviations = residuals[usable, column][:, None]
-            spread[column] = np.sqrt(clipped_variance(deviations, treatments)[0])
-            freedom[column] = spare
-    return spread, freedom
+def _treatments(profiles: pd.DataFrame) -> NDArray[np.integer]:
+    """Number each well's treatment; -1 where it is not known."""
+    columns = [name for name in TREATMENT_COLUMNS if name in profiles]
+    if not columns:
+        return np.full(len(profiles), -1)
+    return profiles.groupby(columns).ngroup().fillna(-1).to_numpy(int)

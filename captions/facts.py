@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from captions.effects import Comparison, compare_with_controls
 from captions.slots import FACT_SLOTS, OPPOSITE, REFERENCE_FEATURES, Claim, Slot
-from data.spread import benjamini_hochberg
+from data.spread import MAX_Q_VALUE, benjamini_hochberg
 
 __all__ = [
     "FACT_COLUMNS",
@@ -26,7 +26,6 @@ __all__ = [
     "read_facts",
 ]
 
-MAX_Q_VALUE = 0.05
 MIN_EFFECT = 3.0
 CLEAR_EFFECT = 5.0
 STRONG_EFFECT = 8.0

@@ -17,6 +17,10 @@ MIN_CONTROLS = 8
 """Fewer controls on a plate (or spare replicates) do not give a spread."""
 CLIP_CONTROLS = 3.0
 """Values farther out than this many robust standard deviations count as this far."""
+CONTROLS_UNCHANGED = 0.95
+"""Share of the controls in which nothing changed by construction."""
+MAX_Q_VALUE = 0.05
+"""What changed has a q-value below."""
 MAD_TO_SD = 1.4826
 """Standard deviation over median absolute deviation, of a normal distribution."""
 
@@ -112,6 +116,35 @@ def moderate(variances: Array, freedom: Array, pooled: Array, prior_freedom: flo
     share = 1.0 if np.isinf(prior_freedom) else prior_freedom / (prior_freedom + freedom)
     drawn = share * pooled + (1 - share) * np.where(known, variances, 1.0)
     return np.where(known, drawn, variances)
+
+
+def replicate_spread(values: Array, treatment: NDArray[np.integer]) -> tuple[Array, Array]:
+    """Spread of each column among wells of one treatment, pooled over treatments.
+
+    Parameters
+    ----------
+    values : (n, K) float
+        NaN was not measured.
+    treatment : (n,) int
+        Wells with the same number are replicates; those with -1 have none.
+
+    Returns
+    -------
+    spread, freedom : (K,) float
+        Standard deviation, far deviations clipped, and its degrees of freedom; 1 and infinity (a
+        standard normal distribution) where there are fewer than `MIN_CONTROLS` to spare.
+    """
+    spread, freedom = np.ones(values.shape[1]), np.full(values.shape[1], np.inf)
+    groups = [values[treatment == one] for one in np.unique(treatment[treatment >= 0])]
+    for column in range(values.shape[1]):
+        known = [group[np.isfinite(group[:, column]), column] for group in groups]
+        several = [group for group in known if len(group) > 1]
+        spare = sum(len(group) - 1 for group in several)
+        if spare >= MIN_CONTROLS:
+            deviations = np.concatenate([group - group.mean() for group in several])
+            spread[column] = np.sqrt(clipped_variance(deviations[:, None], len(several))[0])
+            freedom[column] = spare
+    return spread, freedom
 
 
 def prediction_p_values(effects: Array, freedom: Array | float, prior_freedom: float) -> Array:

@@ -15,7 +15,6 @@ from captions.effects import EFFECT_COLUMNS, measure_effects
 from captions.facts import (
     FACT_COLUMNS,
     FACT_SLOTS,
-    MAX_Q_VALUE,
     MIN_EFFECT,
     facts_by_well,
     measure_facts,
@@ -23,6 +22,7 @@ from captions.facts import (
 from captions.slots import REFERENCE_FEATURES, feature_slot, feature_vote
 from data import spread as spread_module
 from data.errors import InputError
+from data.spread import MAX_Q_VALUE
 
 FEATURES = [
     "Image_Count_Nuclei",

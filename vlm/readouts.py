@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from data.spread import (
+    CONTROLS_UNCHANGED,
+    MAX_Q_VALUE,
     MIN_CONTROLS,
     benjamini_hochberg,
     clipped_variance,
     moderate,
     pool_variances,
     prediction_p_values,
+    replicate_spread,
 )
 
-UNCHANGED = 0.95
-"""Share of the controls that say nothing by construction."""
-MAX_Q_VALUE = 0.05
 MIN_EFFECT = 3.1
 """An effect is said from here on, a fact is one from 3 on: of what is read as just 3, half is less.
 """
@@ -73,7 +73,7 @@ def hold_against_controls(
     roots = np.sqrt(moderate(variances, freedom, pooled, prior_freedom) / pooled)  # (P, K)
     roots = np.where(np.isfinite(roots), roots, 1.0)  # of slots that nobody reads
     largest = [abs(own / root).max(axis=1) for own, root in zip(deviations, roots, strict=True)]
-    limit = np.quantile(np.concatenate(largest), UNCHANGED, method="lower")
+    limit = np.quantile(np.concatenate(largest), CONTROLS_UNCHANGED, method="lower")
 
     held = readouts.clone()
     for plate, size, centre, root in zip(plates, sizes, centres, roots, strict=True):
@@ -93,8 +93,8 @@ def hold_against_replicates(
 ) -> torch.Tensor:
     """Quieten what differs among wells of one treatment too, where there are no controls.
 
-    Effects are divided by their standard deviation among replicates, clipped and pooled over
-    treatments as in `captions.effects`, where that is above 1.
+    Effects are divided by their standard deviation among replicates (`data.spread`) where that is
+    above 1.
 
     Parameters
     ----------
@@ -110,14 +110,9 @@ def hold_against_replicates(
     (N, K) float
         As it was for slots with fewer than 8 spare replicates.
     """
-    effects, treatment = _shifts(reference_readouts), treatment_of.numpy()
-    spread = np.ones(effects.shape[1])
-    for slot, column in enumerate(effects.T):
-        groups = [column[(treatment == one) & (column != 0)] for one in np.unique(treatment)]
-        groups = [group for group in groups if len(group) > 1]
-        if sum(len(group) - 1 for group in groups) >= MIN_CONTROLS:
-            deviations = np.concatenate([group - group.mean() for group in groups])
-            spread[slot] = np.sqrt(clipped_variance(deviations[:, None], len(groups))[0])
+    effects = _shifts(reference_readouts)
+    known = np.where(effects != 0, effects, np.nan)
+    spread, _ = replicate_spread(known, treatment_of.numpy())
     quieter = torch.from_numpy(np.maximum(spread, 1.0)).to(readouts)
     return torch.asinh(torch.sinh(readouts) / quieter)
 
