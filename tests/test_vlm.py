@@ -12,7 +12,7 @@ from data.channels import stain_index
 from data.errors import InputError
 from vlm.adapters import load_model
 from vlm.pretrained import packaged_file
-from vlm.vision_tower import CELL_GAIN
+from vlm.reference import CELL_GAIN
 
 FEATURES = tiny_model()[0].model.vision_tower.reference_center.shape[1]
 
