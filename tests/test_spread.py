@@ -1,6 +1,7 @@
 """Spreads of controls: clipped, pooled over plates, moderated."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -13,6 +14,7 @@ from data.spread import (
     moderate,
     pool_variances,
     prediction_p_values,
+    replicate_spread,
 )
 
 
@@ -101,3 +103,21 @@ def test_p_values_of_drawn_wells_are_even():
     effects = (wells - controls.mean(axis=0)) / controls.std(axis=0, ddof=1)
     p = prediction_p_values(effects, 7.0, 0.0)
     assert stats.kstest(p, "uniform").statistic < 0.02
+
+
+def test_replicates_spread_around_the_mean_of_their_treatment():
+    rng = np.random.default_rng(4)
+    treatment = np.repeat([0, 1, 2, 3, 4, -1], [7, 7, 7, 7, 1, 9])  # the last two: no replicates
+    values = 4 * rng.normal(size=(6, 3))[treatment] + 3 * rng.standard_t(3, size=(38, 3))
+    values[:5, 1] = np.nan
+    values[:21, 2] = np.nan  # 6 to spare are left: too few
+    spread, freedom = replicate_spread(values, treatment)
+    table = pd.DataFrame(values[:28])
+    residual = (table - table.groupby(treatment[:28]).transform("mean")).to_numpy()
+    for column, spare in ((0, 24), (1, 19)):
+        own = residual[np.isfinite(residual[:, column]), column]
+        limit = CLIP_CONTROLS * MAD_TO_SD * np.median(np.abs(own))
+        wanted = np.sqrt((np.clip(own, -limit, limit) ** 2).sum() / spare)
+        assert spread[column] == pytest.approx(wanted)
+        assert freedom[column] == spare
+    assert (spread[2], freedom[2]) == (1, np.inf)
